@@ -1,0 +1,174 @@
+"""An artifact is a folder with a manifest: what an encoder is, how to feed it, and the sha256 of every file.
+
+Training writes the first manifest, export and clustering add to it, and the gateway believes nothing
+that it has not hashed. The manifest is always written last and renamed into place, so a folder either
+has a complete manifest or none.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+
+from roost.errors import BadArtifact
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+
+Channel = tuple[float, float, float]
+
+
+class Part(BaseModel):
+    """A part of a manifest; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Input(Part):
+    """How an encoder is fed: uint8 RGB pixels, shape (batch, size, size, 3)."""
+
+    size: PositiveInt
+    """Side of the square that the encoder sees, in pixels."""
+    resize: PositiveInt
+    """The image's central square is scaled to this many pixels before `size` is cut out; >= size."""
+    mean: Channel
+    """Subtracted per channel, on pixels scaled to 0..1."""
+    std: Channel
+    """Divided by, after the mean."""
+
+    @model_validator(mode="after")
+    def _resize_covers_size(self) -> "Input":
+        if self.resize < self.size:
+            raise ValueError(f"resize is {self.resize}, less than size {self.size}")
+        return self
+
+
+class Data(Part):
+    """What an encoder was trained on."""
+
+    fingerprint: str
+    """sha256 over the sorted sha256 of the images' files."""
+    images: PositiveInt
+    classes: int = 0
+    """Class names found in the folders; 0 where there are none. They score, they never train."""
+
+
+class File(Part):
+    """One file of an artifact."""
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    size: Annotated[int, Field(ge=0)]
+    """In bytes."""
+
+
+class Manifest(Part):
+    """What an encoder is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    schema_version: Annotated[Literal[1], Field(alias="schema")] = SCHEMA
+    name: Annotated[str, Field(pattern=NAME)]
+    version: PositiveInt = 1
+    method: str
+    encoder: str
+    input: Input
+    dim: PositiveInt
+    """Length of an embedding."""
+    metric: Literal["cosine"] = "cosine"
+    data: Data
+    quality: dict[str, float] = {}
+    """Figures measured by the stages, such as `knn20_accuracy` and `parity_max_abs_difference`."""
+    files: dict[str, File] = {}
+
+    @property
+    def reference(self) -> str:
+        """`name@version`: the model version's full name, and its collection's."""
+        return f"{self.name}@{self.version}"
+
+
+def hash_file(path: Path) -> File:
+    """The size and sha256 of a file."""
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256")
+    return File(sha256=digest.hexdigest(), size=path.stat().st_size)
+
+
+def read(folder: Path, *, verify: Iterable[str] | None = None) -> Manifest:
+    """Read an artifact's manifest and check its files.
+
+    Args:
+        folder: The artifact.
+        verify: Names of the files to hash; all that the manifest lists by default.
+
+    Raises:
+        BadArtifact: The manifest is missing, malformed or of another schema, or a file is missing or altered.
+    """
+    path = folder / MANIFEST
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise BadArtifact(f"{folder} has no {MANIFEST}, so it is no artifact. Train or export it again.", path=folder)
+    except (OSError, ValueError) as error:
+        raise BadArtifact(f"{path} cannot be read ({error}). Train or export it again.", path=path) from error
+    found = content.get("schema") if isinstance(content, dict) else None
+    if found != SCHEMA:
+        raise BadArtifact(f"{path} has schema {found}, not {SCHEMA}. Export it again.", path=path, found=found)
+    try:
+        manifest = Manifest.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BadArtifact(f"{path} is malformed at {where}: {first['msg']}. Export it again.", path=path) from error
+    for name in manifest.files if verify is None else verify:
+        check_file(folder, manifest, name)
+    return manifest
+
+
+def check_file(folder: Path, manifest: Manifest, name: str) -> Path:
+    """The path of one of the artifact's files, after hashing it.
+
+    Raises:
+        BadArtifact: The manifest does not list it, it is missing, it is a link, or its bytes have changed.
+    """
+    expected = manifest.files.get(name)
+    path = folder / name
+    if expected is None:
+        raise BadArtifact(f"{folder} has no file {name!r} in its manifest. Export it again.", path=folder, file=name)
+    if Path(name).name != name or path.is_symlink():
+        raise BadArtifact(f"{path} leads out of the artifact. Export it again.", path=folder, file=name)
+    if not path.is_file():
+        raise BadArtifact(f"{path} is missing. Restore it or export again.", path=folder, file=name)
+    if hash_file(path) != expected:
+        raise BadArtifact(
+            f"{path} is not the file that was written: its sha256 differs. Restore it or export again.",
+            path=folder,
+            file=name,
+        )
+    return path
+
+
+def write(folder: Path, manifest: Manifest, *, files: Iterable[str]) -> Manifest:
+    """Hash the named files of a folder and write its manifest, last and atomically.
+
+    Returns:
+        The manifest as written: the given one, with `files` replaced.
+    """
+    hashed = {name: hash_file(folder / name) for name in sorted(files)}
+    manifest = manifest.model_copy(update={"files": hashed})
+    replace_bytes(folder / MANIFEST, (manifest.model_dump_json(by_alias=True, indent=2) + "\n").encode())
+    return manifest
+
+
+def replace_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part, even after a power cut."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    with beside.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(beside, path)

@@ -1,0 +1,33 @@
+"""A plug-in is a file: `methods/simclr.py` is the method `simclr`, and nothing else needs to know."""
+
+import difflib
+import importlib
+import pkgutil
+from types import ModuleType
+
+from roost.errors import UnknownPlugin
+
+
+def names(package: ModuleType) -> list[str]:
+    """The plug-ins in a package's folder, sorted; files whose name begins with `_` are not plug-ins."""
+    found = pkgutil.iter_modules(package.__path__)
+    return sorted(module.name for module in found if not module.name.startswith("_"))
+
+
+def load(package: ModuleType, name: str, *, kind: str) -> ModuleType:
+    """Import one plug-in by name, and no other.
+
+    Args:
+        package: The package whose folder holds the plug-ins.
+        name: The plug-in's file name without `.py`.
+        kind: What the plug-ins are, in one word, for the error.
+
+    Raises:
+        UnknownPlugin: No plug-in has that name.
+    """
+    known = names(package)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"Did you mean {near[0]!r}?" if near else "There are: " + ", ".join(known) + "."
+        raise UnknownPlugin(f"No {kind} called {name!r}. {hint}", kind=kind, name=name)
+    return importlib.import_module(f"{package.__name__}.{name}")

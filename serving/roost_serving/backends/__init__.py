@@ -1,0 +1,94 @@
+"""Where embeddings are computed. `backends/SCHEME.py` serves `scheme://…` and holds one class, `Backend`.
+
+| scheme | runs | for |
+|---|---|---|
+| `onnx://model_repository` | ONNX Runtime in this process, one single-threaded session per core | one machine |
+| `triton://host:8001` | a Triton server over the same repository | GPUs, many models, many gateways |
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from roost import plugins
+from roost.artifact import Manifest
+from roost.errors import RoostError
+from roost.preprocess import DEFAULT_LIMITS, Limits
+from roost_serving.repository import Model
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """One image's embedding."""
+
+    vector: np.ndarray
+    """Shape (dim,), float32, unit length."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """How long its stages took: `queue`, `decode`, `infer`."""
+
+
+class Backend(Protocol):
+    """What every backend does."""
+
+    models: list[Model]
+    """The model versions that it serves, by name and version; filled by `open`."""
+
+    async def open(self) -> None:
+        """Load every model, check it on its golden images, and be ready to embed.
+
+        Raises:
+            BadArtifact: A file is missing or altered, or a model does not repeat its golden embeddings.
+            BackendUnavailable: The model server cannot be reached.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Finish what is running and let go of everything."""
+        ...
+
+    async def ping(self, *, timeout: float | None = None) -> None:
+        """Return if the backend can embed.
+
+        Raises:
+            BackendUnavailable: It cannot.
+        """
+        ...
+
+    async def embed(
+        self, manifest: Manifest, images: Sequence[bytes], *, timeout: float | None = None
+    ) -> list[Embedded | RoostError]:
+        """Decode and embed images; a bad one gives its error and leaves the others alone.
+
+        Args:
+            manifest: Of one of `models`.
+            images: Encoded images.
+            timeout: What is left of the caller's deadline, in seconds. Work past it is dropped.
+
+        Raises:
+            DeadlineExceeded: The deadline passed first.
+            BackendUnavailable: The model server cannot be reached.
+        """
+        ...
+
+
+def connect(url: str, *, repository: Path, limits: Limits = DEFAULT_LIMITS, workers: int | None = None) -> Backend:
+    """The backend that a URL names; not opened yet.
+
+    Args:
+        url: `onnx://` and `triton://host:port` read the models' manifests and clusters from `repository`;
+            `onnx://folder` from that folder.
+        repository: The model repository that `roost export` wrote.
+        limits: Refuse images beyond these.
+        workers: Threads that decode and, in-process, infer; one per core by default.
+
+    Raises:
+        UnknownPlugin: No backend has the URL's scheme.
+    """
+    scheme = urlsplit(url).scheme or url
+    module = plugins.load(sys.modules[__name__], scheme, kind="backend")
+    return module.Backend(url, repository=repository, limits=limits, workers=workers)

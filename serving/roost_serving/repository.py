@@ -1,0 +1,77 @@
+"""The model versions in a repository that `roost export` wrote: `<name>/<version>/manifest.json` and what it lists."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from roost import artifact, clusters
+from roost.artifact import Manifest
+from roost.errors import BadArtifact
+
+MODEL = "model.onnx"
+GOLDEN = "golden.npz"
+TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model version on disk, every file hashed."""
+
+    manifest: Manifest
+    folder: Path
+    clusters: clusters.Clusters | None
+
+
+def scan(repository: Path) -> list[Model]:
+    """Read and hash every model version, by name and then by version.
+
+    Raises:
+        BadArtifact: The repository holds no model, or a version is incomplete or altered.
+    """
+    folders = sorted(path.parent for path in repository.glob(f"*/[0-9]*/{artifact.MANIFEST}"))
+    if not folders:
+        raise BadArtifact(f"{repository} holds no model. Run `roost export RUN --repository {repository}`.")
+    models = [read(folder) for folder in folders]
+    return sorted(models, key=lambda model: (model.manifest.name, model.manifest.version))
+
+
+def read(folder: Path) -> Model:
+    """Read and hash one model version.
+
+    Raises:
+        BadArtifact: It is incomplete or altered, or lies under another name or version than its own.
+    """
+    manifest = artifact.read(folder)
+    if (folder.parent.name, folder.name) != (manifest.name, str(manifest.version)):
+        raise BadArtifact(f"{folder} holds {manifest.reference}. Export it again instead of moving it.", path=folder)
+    fitted = clusters.load(folder / clusters.FILE, dim=manifest.dim) if clusters.FILE in manifest.files else None
+    return Model(manifest, folder, fitted)
+
+
+def check_golden(model: Model, embed: Callable[[np.ndarray], np.ndarray]) -> float:
+    """Run a loaded model on its golden images.
+
+    Args:
+        model: The model version.
+        embed: uint8 pixels (n, size, size, 3) to embeddings (n, dim).
+
+    Returns:
+        The largest absolute difference to the embeddings that training gave.
+
+    Raises:
+        BadArtifact: It is over the tolerance.
+    """
+    path = artifact.check_file(model.folder, model.manifest, GOLDEN)
+    with np.load(path, allow_pickle=False) as golden:
+        pixels, expected = golden["pixels"], golden["embeddings"]
+    difference = float(np.abs(embed(pixels) - expected).max())
+    if not difference <= TOLERANCE:
+        raise BadArtifact(
+            f"{model.manifest.reference} differs by {difference:.2g} from its golden embeddings; "
+            f"{TOLERANCE:g} is allowed. Export it again.",
+            model=model.manifest.reference,
+            difference=difference,
+        )
+    return difference
