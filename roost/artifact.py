@@ -171,4 +171,4 @@ def replace_bytes(path: Path, content: bytes) -> None:
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
-    os.replace(beside, path)
+    beside.replace(path)
