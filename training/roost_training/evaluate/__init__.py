@@ -1,0 +1,26 @@
+"""What an embedding is worth: neighbours, a linear probe, partitions, spectrum, and the hypersphere.
+
+Every measure has its defaults in its signature and nowhere else; `settings_of` reads them there, so that a
+figure can be printed beside what it was measured with.
+"""
+
+import inspect
+from collections.abc import Callable
+
+from roost_training.evaluate.neighbours import knn_accuracy as knn_accuracy
+from roost_training.evaluate.neighbours import knn_predict as knn_predict
+from roost_training.evaluate.spectrum import rankme as rankme
+
+
+def settings_of(measure: Callable[..., object], **given: object) -> dict[str, object]:
+    """The settings that a measure runs with: its defaults, and what the caller gives instead.
+
+    Raises:
+        TypeError: The measure has no such setting.
+    """
+    parameters = inspect.signature(measure).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+    unknown = given.keys() - defaults.keys()
+    if unknown:
+        raise TypeError(f"{measure.__qualname__} has no setting {', '.join(sorted(unknown))}")
+    return defaults | given
