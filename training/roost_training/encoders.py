@@ -1,0 +1,161 @@
+"""Encoders: an image in, a feature vector out.
+
+`build` is a pure function of a name and an image size, so that export rebuilds from the manifest what training built.
+"""
+
+import difflib
+import itertools
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+import torchvision
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock
+from torchvision.models.vision_transformer import VisionTransformer
+
+from roost.artifact import Manifest, check_file
+from roost.errors import BadArtifact, BadSettings, UnknownPlugin
+
+WEIGHTS = "encoder.safetensors"
+MIN_IMAGE_SIZE = 8
+SMALL_IMAGE_SIZE = 64
+"""Up to this many pixels a torchvision resnet gets the stem of SimCLR's appendix B.9."""
+
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+VITS = {  # (patch, layers, heads, width); tiny and small are those of DeiT, https://arxiv.org/abs/2012.12877, table 1
+    "vit_ti_16": (16, 12, 3, 192),
+    "vit_s_16": (16, 12, 6, 384),
+    "vit_b_16": (16, 12, 12, 768),
+    "vit_b_32": (32, 12, 12, 768),
+    "vit_l_16": (16, 24, 16, 1024),
+    "vit_l_32": (32, 24, 16, 1024),
+    "vit_h_14": (14, 32, 16, 1280),
+}
+
+
+def names() -> list[str]:
+    """The encoders that `build` knows, sorted."""
+    return sorted(_builders())
+
+
+def build(name: str, *, image_size: int) -> tuple[nn.Module, int]:
+    """Make an untrained encoder without a classification head.
+
+    Args:
+        name: One of `names()`.
+        image_size: Side of the square that it will see, in pixels; >= 8.
+
+    Returns:
+        A module from float32 (batch, 3, image_size, image_size) to (batch, dim), and dim.
+
+    Raises:
+        UnknownPlugin: No encoder has that name.
+        BadSettings: The images are too small.
+    """
+    builders = _builders()
+    if name not in builders:
+        near = difflib.get_close_matches(name, builders, n=1)
+        hint = f"Did you mean {near[0]!r}?" if near else "There are: " + ", ".join(names()) + "."
+        raise UnknownPlugin(f"No encoder called {name!r}. {hint}", kind="encoder", name=name)
+    if image_size < MIN_IMAGE_SIZE:
+        raise BadSettings(
+            f"An image size of {image_size} pixels is too small. Take {MIN_IMAGE_SIZE} or more.", image_size=image_size
+        )
+    return builders[name](image_size)
+
+
+class Embedder(nn.Module):
+    """An encoder with what surrounds it in service: normalisation before, unit length after.
+
+    Args:
+        encoder: Maps normalised images (batch, 3, size, size) to features (batch, dim).
+        mean: Subtracted per channel, on pixels scaled to 0..1.
+        std: Divided by, after the mean.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, encoder: nn.Module, *, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Embed uint8 pixels (batch, size, size, 3) as unit-length float32 (batch, dim)."""
+        images = pixels.to(torch.float32).permute(0, 3, 1, 2) / 255  # TensorRT transposes floats only
+        return nn.functional.normalize(self.encoder((images - self.mean) / self.std).float(), dim=1)
+
+
+def restore(folder: Path, manifest: Manifest) -> Embedder:
+    """Rebuild a trained encoder from its artifact, in evaluation mode.
+
+    Raises:
+        BadArtifact: The weights are missing or altered, or are not those of the manifest's encoder.
+    """
+    path = check_file(folder, manifest, WEIGHTS)
+    encoder, _ = build(manifest.encoder, image_size=manifest.input.size)
+    try:
+        encoder.load_state_dict(load_file(path))
+    except RuntimeError as error:
+        raise BadArtifact(f"{path} has no weights of {manifest.encoder}. Train it again.", path=path) from error
+    return Embedder(encoder, mean=manifest.input.mean, std=manifest.input.std).eval()
+
+
+def _builders() -> dict[str, Callable[[int], tuple[nn.Module, int]]]:
+    builders: dict[str, Callable[[int], tuple[nn.Module, int]]] = {"resnet10w32": _resnet10w32}
+    builders |= {name: partial(_resnet, name) for name in RESNETS}
+    builders |= {name: partial(_vit, *shape) for name, shape in VITS.items()}
+    return builders
+
+
+def _resnet(name: str, image_size: int) -> tuple[nn.Module, int]:
+    encoder = getattr(torchvision.models, name)(weights=None)
+    dim = encoder.fc.in_features
+    encoder.fc = nn.Identity()
+    if image_size <= SMALL_IMAGE_SIZE:
+        encoder.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
+        nn.init.kaiming_normal_(encoder.conv1.weight, mode="fan_out", nonlinearity="relu")
+        encoder.maxpool = nn.Identity()
+    return encoder, dim
+
+
+def _resnet10w32(_image_size: int) -> tuple[nn.Module, int]:
+    """Four basic blocks of 32 to 256 channels behind a 3x3 stem of stride 2: 1.2 million parameters, for CPUs."""
+    widths = (32, 64, 128, 256)
+    layers: list[nn.Module] = [
+        nn.Conv2d(3, widths[0], kernel_size=3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(widths[0]),
+        nn.ReLU(inplace=True),
+        BasicBlock(widths[0], widths[0]),
+    ]
+    for before, width in itertools.pairwise(widths):
+        shortcut = nn.Sequential(
+            nn.Conv2d(before, width, kernel_size=1, stride=2, bias=False),
+            nn.BatchNorm2d(width),
+        )
+        layers.append(BasicBlock(before, width, stride=2, downsample=shortcut))
+    encoder = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    for module in encoder.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return encoder, widths[-1]
+
+
+def _vit(patch: int, layers: int, heads: int, width: int, image_size: int) -> tuple[nn.Module, int]:
+    """A ViT whose patches are the name's where they fit, and smaller where images are: at least 8 a side."""
+    largest = max(1, min(patch, image_size // 8))
+    encoder = VisionTransformer(
+        image_size=image_size,
+        patch_size=next(side for side in range(largest, 0, -1) if image_size % side == 0),
+        num_layers=layers,
+        num_heads=heads,
+        hidden_dim=width,
+        mlp_dim=4 * width,
+    )
+    encoder.heads = nn.Sequential()
+    return encoder, width
