@@ -76,7 +76,7 @@ class Backend(Protocol):
         ...
 
 
-def connect(url: str, *, repository: Path, limits: Limits = DEFAULT_LIMITS, workers: int | None = None) -> Backend:
+def connect(url: str, *, repository: Path, limits: Limits = DEFAULT_LIMITS, workers: int) -> Backend:
     """The backend that a URL names; not opened yet.
 
     Args:
@@ -84,7 +84,7 @@ def connect(url: str, *, repository: Path, limits: Limits = DEFAULT_LIMITS, work
             `onnx://folder` from that folder.
         repository: The model repository that `roost export` wrote.
         limits: Refuse images beyond these.
-        workers: Threads that decode and, in-process, infer; one per core by default.
+        workers: Threads that decode and, in-process, infer.
 
     Raises:
         UnknownPlugin: No backend has the URL's scheme.
@@ -92,3 +92,10 @@ def connect(url: str, *, repository: Path, limits: Limits = DEFAULT_LIMITS, work
     scheme = urlsplit(url).scheme or url
     module = plugins.load(sys.modules[__name__], scheme, kind="backend")
     return module.Backend(url, repository=repository, limits=limits, workers=workers)
+
+
+def folder(url: str) -> Path | None:
+    """The folder that `scheme://relative/path` or `scheme:///absolute/path` names; None where it names none."""
+    parts = urlsplit(url)
+    path = parts.netloc + parts.path
+    return Path(path) if path else None

@@ -1,0 +1,69 @@
+"""Which services can do their work: watched all the time, told over grpc.health.v1 and `/readyz`."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from grpc_health.v1 import health, health_pb2
+
+from roost.errors import RoostError
+from roost_serving.metrics import Metrics
+from roost_serving.pipeline import Pipeline
+from roost_serving.servicer import SERVICE
+
+LIVENESS = "liveness"
+READINESS = "readiness"
+READY = ("", READINESS, SERVICE)
+"""Services that are SERVING while both the backend and the store answer; liveness depends on neither."""
+
+PERIOD_SECONDS = 2.0
+
+
+class Health:
+    """Asks the backend and the store every two seconds whether they answer."""
+
+    def __init__(self, pipeline: Pipeline, metrics: Metrics) -> None:
+        self.servicer = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue]
+        self.parts: dict[str, bool] = {}
+        self._pipeline = pipeline
+        self._metrics = metrics
+        self._watch: asyncio.Task[None] | None = None
+
+    async def begin(self) -> None:
+        """Look once, then go on looking until `drain`."""
+        await self.servicer.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
+        await self.look()
+        self._watch = asyncio.create_task(self._keep_looking())
+
+    async def look(self) -> None:
+        """Ask both parts and tell what they said."""
+        backend, store = self._pipeline.backend, self._pipeline.store
+        answers = await asyncio.gather(*map(_answers, (backend.ping, store.ping)))
+        self.parts = dict(zip(("backend", "store"), answers, strict=True))
+        for part, up in self.parts.items():
+            self._metrics.ready.labels(part).set(up)
+        await self._say(ready=all(answers))
+
+    async def drain(self) -> None:
+        """Say NOT_SERVING from now on."""
+        if self._watch is not None:
+            self._watch.cancel()
+        self.parts = dict.fromkeys(self.parts, False)
+        await self._say(ready=False)
+
+    async def _say(self, *, ready: bool) -> None:
+        kind = health_pb2.HealthCheckResponse
+        for service in READY:
+            await self.servicer.set(service, kind.SERVING if ready else kind.NOT_SERVING)
+
+    async def _keep_looking(self) -> None:
+        while True:
+            await asyncio.sleep(PERIOD_SECONDS)
+            await self.look()
+
+
+async def _answers(ping: Callable[..., Awaitable[None]]) -> bool:
+    try:
+        await ping(timeout=PERIOD_SECONDS)
+    except RoostError:
+        return False
+    return True

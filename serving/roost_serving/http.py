@@ -1,0 +1,37 @@
+"""What a browser, a kubelet or Prometheus reads: `/metrics`, `/livez`, `/readyz`."""
+
+from collections.abc import Callable
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+Readiness = Callable[[], dict[str, bool]]
+"""Which parts of the gateway answer, by name."""
+
+
+async def listen(registry: CollectorRegistry, ready: Readiness, *, host: str, port: int) -> tuple[web.AppRunner, int]:
+    """Begin to serve on host and port.
+
+    Returns:
+        The runner, whose `cleanup` ends it, and the port that it took.
+    """
+
+    async def metrics(request: web.Request) -> web.Response:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return web.Response(body=encode(registry), headers={"Content-Type": content_type})
+
+    async def livez(request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def readyz(request: web.Request) -> web.Response:
+        parts = ready()
+        return web.json_response(parts, status=200 if parts and all(parts.values()) else 503)
+
+    app = web.Application()
+    app.add_routes([web.get("/metrics", metrics), web.get("/livez", livez), web.get("/readyz", readyz)])
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, host, port)
+    await site.start()
+    return runner, runner.addresses[0][1]

@@ -1,0 +1,82 @@
+"""Every metric of the gateway. Labels come from closed sets, whatever callers send."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+import roost
+from roost.artifact import Manifest
+
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+METHOD = ("grpc_type", "grpc_service", "grpc_method")
+
+
+class Metrics:
+    """The gateway's metrics, on a registry of their own. It is the pipeline's observer."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry = registry or CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+        self.started = Counter("grpc_server_started_total", "RPCs begun.", METHOD, registry=registry)
+        self.handled = Counter(
+            "grpc_server_handled_total", "RPCs ended, by status code.", (*METHOD, "grpc_code"), registry=registry
+        )
+        self.handling = Histogram(
+            "grpc_server_handling_seconds", "Time of an RPC, first to last byte.", METHOD, registry=registry,
+            buckets=SECONDS,
+        )  # fmt: skip
+        self.received = Counter("grpc_server_msg_received_total", "Messages received.", METHOD, registry=registry)
+        self.sent = Counter("grpc_server_msg_sent_total", "Messages sent.", METHOD, registry=registry)
+        self.stages = Histogram(
+            "roost_stage_seconds", "Time of one stage of an item's way through the gateway.", ("stage",),
+            registry=registry, buckets=SECONDS,
+        )  # fmt: skip
+        self.in_flight = Gauge("roost_in_flight_images", "Images held now.", registry=registry)
+        self.in_flight_limit = Gauge("roost_in_flight_images_limit", "Images that may be held.", registry=registry)
+        self.images = Counter("roost_images_total", "Images, by result.", ("model", "result"), registry=registry)
+        self.batches = Histogram(
+            "roost_batch_images", "Images of one call, or points of one write to the store.", ("kind",),
+            registry=registry, buckets=IMAGES,
+        )  # fmt: skip
+        self.anomalous = Counter("roost_anomalies_total", "Items flagged as anomalies.", ("model",), registry=registry)
+        self.ready = Gauge("roost_dependency_up", "Whether the backend or store answers.", ("part",), registry=registry)
+        self.models = Gauge(
+            "roost_model_info", "Served model versions; always 1.", ("model", "version", "method", "encoder", "dim"),
+            registry=registry,
+        )  # fmt: skip
+        Info("roost_build", "This build of Roost.", registry=registry).info({"version": roost.__version__})
+
+    def serve_model(self, manifest: Manifest) -> None:
+        """Say that a model version is served, and begin its series at zero."""
+        self.models.labels(
+            manifest.name, str(manifest.version), manifest.method, manifest.encoder, str(manifest.dim)
+        ).set(1)
+        for result in ("ok", "error"):
+            self.images.labels(manifest.reference, result)
+        self.anomalous.labels(manifest.reference)
+
+    def stage(self, stage: str, seconds: float) -> None:
+        """One stage took this long: decode, queue, infer, place, store or search."""
+        self.stages.labels(stage).observe(seconds)
+
+    def embedded(self, model: str, *, ok: int, failed: int) -> None:
+        """One call's images were embedded, or not."""
+        self.batches.labels("embed").observe(ok + failed)
+        self.images.labels(model, "ok").inc(ok)
+        self.images.labels(model, "error").inc(failed)
+
+    def stored(self, points: int) -> None:
+        """One write to the store held this many points."""
+        self.batches.labels("store").observe(points)
+
+    def anomalies(self, model: str, count: int) -> None:
+        """So many items were flagged as anomalies."""
+        self.anomalous.labels(model).inc(count)
+
+    def holding(self, images: int) -> None:
+        """So many images are in flight now."""
+        self.in_flight.set(images)

@@ -1,0 +1,346 @@
+"""What the gateway does with items: decode, embed, place, store, find. Knows no gRPC and no metrics library."""
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+
+from roost import ids
+from roost.artifact import Manifest
+from roost.clusters import Placement
+from roost.errors import BadArtifact, BadRequest, BadVector, NoClusters, RoostError, UnknownItem, UnknownModel
+from roost_serving.admission import Admission
+from roost_serving.backends import Backend, Embedded
+from roost_serving.repository import Model
+from roost_serving.stores import Filter, Hit, Page, Payload, Point, Store
+from roost_serving.writer import Writer
+
+
+class Observer(Protocol):
+    """Is told what happens; `roost_serving.metrics.Metrics` is one."""
+
+    def stage(self, stage: str, seconds: float) -> None:
+        """A stage took this long."""
+        ...
+
+    def embedded(self, model: str, *, ok: int, failed: int) -> None:
+        """A call's images were embedded, or not."""
+        ...
+
+    def stored(self, points: int) -> None:
+        """One write to the store held this many points."""
+        ...
+
+    def anomalies(self, model: str, count: int) -> None:
+        """So many items were flagged."""
+        ...
+
+    def holding(self, images: int) -> None:
+        """So many images are in flight now."""
+        ...
+
+
+@dataclass(frozen=True)
+class Item:
+    """Something to embed and perhaps to store."""
+
+    image: bytes
+    id: str = ""
+    payload: Payload | None = None
+
+    @property
+    def key(self) -> str:
+        """The caller's id, or the content's."""
+        return self.id or ids.content_id(self.image)
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """What ingesting an item did."""
+
+    id: str
+    existed: bool
+    placement: Placement | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """The answer to a search."""
+
+    hits: list[Hit]
+    placement: Placement | None = None
+
+
+class Pipeline:
+    """One backend, one store, and everything between them."""
+
+    def __init__(self, backend: Backend, store: Store, *, max_in_flight: int, observer: Observer) -> None:
+        self.backend = backend
+        self.store = store
+        self.admission = Admission(max_in_flight, observer.holding)
+        self._observer = observer
+        self._models: dict[str, Model] = {}
+        self._writer = Writer(store, observer)
+
+    async def open(self) -> None:
+        """Open both ends at the same time, and a collection for every model version."""
+        await asyncio.gather(self.backend.open(), self.store.open())
+        for model in self.backend.models:  # by version, so that the newest has the plain name
+            self._models[model.manifest.reference] = self._models[model.manifest.name] = model
+        for model in self.models():
+            manifest = model.manifest
+            alias = manifest.name if self._models[manifest.name] is model else None
+            await self.store.ensure(manifest.reference, dim=manifest.dim, alias=alias)
+
+    async def close(self) -> None:
+        """Finish writing, then let go of both ends."""
+        await self._writer.close()
+        await asyncio.gather(self.backend.close(), self.store.close())
+
+    def models(self) -> list[Model]:
+        """Every served model version, by name and then by version."""
+        return self.backend.models
+
+    def in_service(self, model: Model) -> bool:
+        """Whether the model's plain name means this version."""
+        return self._models[model.manifest.name] is model
+
+    def model(self, reference: str) -> Model:
+        """The model version that a request means.
+
+        Raises:
+            UnknownModel: It is not served, or none was named while several are served.
+        """
+        if not reference:
+            names = {model.manifest.name for model in self.models()}
+            if len(names) > 1:
+                raise UnknownModel(f"{len(names)} models are served, so the request must name one: {_listed(names)}.")
+            reference = next(iter(names), "")
+        found = self._models.get(reference)
+        if found is None:
+            served = {model.manifest.reference for model in self.models()}
+            raise UnknownModel(
+                f"No model {reference[:128]!r} is served. There are: {_listed(served)}.", model=reference[:128]
+            )
+        return found
+
+    async def embed(
+        self, model: Model, items: Sequence[Item], *, timeout: float | None
+    ) -> list[np.ndarray | RoostError]:
+        """Unit-length embeddings, shape (dim,), or the error of each item."""
+        with self.admission.take(len(items)):
+            return await self._embed(model, items, timeout=timeout)
+
+    async def place(
+        self, model: Model, items: Sequence[Item], vectors: Sequence[np.ndarray], *, timeout: float | None
+    ) -> list[Placement]:
+        """Where items, or else vectors, lie.
+
+        Raises:
+            NoClusters: The model's clusters were never fitted.
+            BadVector: A vector has another length than the model's embeddings, is zero or not finite.
+        """
+        self._need_clusters(model)
+        if items:
+            embedded = await self.embed(model, items, timeout=timeout)
+            vectors = [_value(result) for result in embedded]
+        else:
+            vectors = [unit(vector, model.manifest) for vector in vectors]
+        placements = await self._place(model, np.stack(vectors))
+        return [placement for placement in placements if placement is not None]
+
+    async def ingest(self, model: Model, item: Item, *, skip_existing: bool, timeout: float | None) -> Ingested:
+        """Embed, place and store one item of a stream; when this returns, it survives a crash."""
+        reference = model.manifest.reference
+        item = replace(item, id=item.key)
+        async with self.admission.wait():
+            if skip_existing and await self.store.get(reference, [item.id], with_vectors=False, timeout=timeout):
+                return Ingested(item.id, existed=True)
+            vector = _value((await self._embed(model, [item], timeout=timeout))[0])
+            (placement,) = await self._place(model, vector[np.newaxis])
+            point = Point(item.id, item.payload or {}, placement, vector)
+            with self._timed("store"):
+                await self._writer.write(reference, point, timeout=timeout)
+        return Ingested(item.id, existed=False, placement=placement)
+
+    async def search(
+        self,
+        model: Model,
+        query: Item | np.ndarray | str,
+        *,
+        limit: int,
+        filter: Filter,
+        with_vectors: bool,
+        timeout: float | None,
+    ) -> Found:
+        """The stored items nearest to an item, a vector or a stored item's id.
+
+        Raises:
+            UnknownItem: No item of that id is stored.
+        """
+        exclude = placement = None
+        if isinstance(query, str):
+            exclude = query
+            vector = (await self.get(model, query, timeout=timeout)).vector
+        else:
+            if isinstance(query, Item):
+                vector = _value((await self.embed(model, [query], timeout=timeout))[0])
+            else:
+                vector = unit(query, model.manifest)
+            (placement,) = await self._place(model, vector[np.newaxis])
+        if vector is None:
+            raise BadArtifact(f"{model.manifest.reference} stores an item without its vector. Ingest it again.")
+        with self._timed("search"):
+            hits = await self.store.search(
+                model.manifest.reference,
+                vector,
+                limit=limit,
+                filter=filter,
+                exclude=exclude,
+                with_vectors=with_vectors,
+                timeout=timeout,
+            )
+        return Found(hits, placement)
+
+    async def get(self, model: Model, item_id: str, *, timeout: float | None) -> Point:
+        """One stored item with its vector.
+
+        Raises:
+            UnknownItem: It is not stored.
+        """
+        points = await self.store.get(model.manifest.reference, [item_id], with_vectors=True, timeout=timeout)
+        if not points:
+            raise _unknown(model, item_id)
+        return points[0]
+
+    async def delete(self, model: Model, item_id: str, *, timeout: float | None) -> None:
+        """Delete one stored item.
+
+        Raises:
+            UnknownItem: It is not stored.
+        """
+        if not await self.store.delete(model.manifest.reference, item_id, timeout=timeout):
+            raise _unknown(model, item_id)
+
+    async def page(
+        self,
+        model: Model,
+        *,
+        limit: int,
+        start: str | None,
+        filter: Filter,
+        with_vectors: bool,
+        timeout: float | None,
+    ) -> Page:
+        """A page of stored items."""
+        return await self.store.scroll(
+            model.manifest.reference,
+            limit=limit,
+            start=start,
+            filter=filter,
+            with_vectors=with_vectors,
+            timeout=timeout,
+        )
+
+    async def count(self, model: Model, *, timeout: float | None) -> int:
+        """How many items are stored for a model version."""
+        return await self.store.count(model.manifest.reference, timeout=timeout)
+
+    async def count_clusters(self, model: Model, *, timeout: float | None) -> dict[int, int]:
+        """How many stored items lie in each cluster.
+
+        Raises:
+            NoClusters: The model's clusters were never fitted.
+        """
+        self._need_clusters(model)
+        return await self.store.count_clusters(model.manifest.reference, timeout=timeout)
+
+    async def _embed(
+        self, model: Model, items: Sequence[Item], *, timeout: float | None
+    ) -> list[np.ndarray | RoostError]:
+        reference = model.manifest.reference
+        results = await self.backend.embed(model.manifest, [item.image for item in items], timeout=timeout)
+        for result in results:
+            for stage, seconds in result.seconds.items() if isinstance(result, Embedded) else ():
+                self._observer.stage(stage, seconds)
+        vectors = [_finite(result, model.manifest) for result in results]
+        failed = sum(isinstance(vector, RoostError) for vector in vectors)
+        self._observer.embedded(reference, ok=len(vectors) - failed, failed=failed)
+        return vectors
+
+    async def _place(self, model: Model, vectors: np.ndarray) -> Sequence[Placement | None]:
+        """Placements of vectors (n, dim); None for each where the model has no clusters."""
+        if model.clusters is None:
+            return [None] * len(vectors)
+        with self._timed("place"):
+            few = len(vectors) * len(model.clusters.centroids) < 1024  # too little to be worth a thread
+            placements = (
+                model.clusters.place(vectors) if few else await asyncio.to_thread(model.clusters.place, vectors)
+            )
+        flagged = sum(placement.anomaly for placement in placements)
+        self._observer.anomalies(model.manifest.reference, flagged)
+        return placements
+
+    def _need_clusters(self, model: Model) -> None:
+        if model.clusters is None:
+            reference = model.manifest.reference
+            raise NoClusters(f"The clusters of {reference} were never fitted. Run `roost cluster`.", model=reference)
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self._observer.stage(stage, time.monotonic() - begun)
+
+
+def unit(vector: np.ndarray, manifest: Manifest) -> np.ndarray:
+    """A caller's vector, checked and scaled to unit length; shape (dim,), float32.
+
+    Raises:
+        BadVector: It has another length, is zero, or holds a value that is not finite.
+    """
+    if vector.shape != (manifest.dim,):
+        raise BadVector(
+            f"The vector has {vector.size} values; embeddings of {manifest.reference} have {manifest.dim}.",
+            length=vector.size,
+            dim=manifest.dim,
+        )
+    if not np.isfinite(vector).all():
+        raise BadVector("The vector holds a value that is not finite. Send numbers only.")
+    norm = float(np.linalg.norm(vector.astype(np.float64)))
+    if norm == 0:
+        raise BadVector("The vector is all zeros, so it has no direction. Send an embedding.")
+    return (vector / norm).astype(np.float32)
+
+
+def _finite(result: Embedded | RoostError, manifest: Manifest) -> np.ndarray | RoostError:
+    if isinstance(result, RoostError):
+        return result
+    if result.vector.shape == (manifest.dim,) and abs(float(np.linalg.norm(result.vector)) - 1) < 1e-2:
+        return result.vector
+    return BadArtifact(
+        f"{manifest.reference} gave this image an embedding that is not of unit length. Export the model again.",
+        model=manifest.reference,
+    )
+
+
+def _value(result: np.ndarray | RoostError) -> np.ndarray:
+    if isinstance(result, RoostError):
+        raise result
+    return result
+
+
+def _unknown(model: Model, item_id: str) -> RoostError:
+    if not item_id or len(item_id) > ids.MAX_LENGTH:
+        return BadRequest(f"An id has 1 to {ids.MAX_LENGTH} characters; this one has {len(item_id)}.", field="id")
+    return UnknownItem(f"{model.manifest.reference} stores no item {item_id!r}.", id=item_id)
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(sorted(names)[:20])

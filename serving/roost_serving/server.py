@@ -1,0 +1,142 @@
+"""Wires the gateway, serves it, drains it."""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import grpc
+from grpc_health.v1 import health as grpc_health
+from grpc_health.v1 import health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from roost.errors import BadSettings
+from roost.v1 import gateway_pb2_grpc
+from roost_serving import backends, http, stores
+from roost_serving.health import Health
+from roost_serving.interceptor import Interceptor
+from roost_serving.metrics import Metrics
+from roost_serving.pipeline import Pipeline
+from roost_serving.servicer import SERVICE, GatewayServicer
+from roost_serving.settings import ServeSettings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Running:
+    """A gateway that answers."""
+
+    address: str
+    """host:port of gRPC."""
+    http_address: str
+    """host:port of /metrics, /livez and /readyz."""
+    models: list[str]
+    """References of the model versions that it serves."""
+
+
+def run(settings: ServeSettings, *, on_ready: Callable[[Running], None] | None = None) -> None:
+    """Serve until SIGTERM or SIGINT, then drain and return.
+
+    Args:
+        settings: The gateway's settings.
+        on_ready: Called once, when the gateway answers.
+
+    Raises:
+        BadArtifact: The model repository holds no model, or one that is incomplete or altered.
+        BadSettings: An address that cannot be listened on.
+        UnknownPlugin: The backend or store does not exist.
+    """
+    logging.basicConfig(
+        level=settings.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        async with serving(settings) as running:
+            log.info("serving %s on %s, http on %s", ", ".join(running.models), running.address, running.http_address)
+            if on_ready is not None:
+                on_ready(running)
+            await stop.wait()
+            log.info("draining")
+
+    asyncio.run(main())
+
+
+@asynccontextmanager
+async def serving(settings: ServeSettings) -> AsyncIterator[Running]:
+    """A gateway that answers while the context lasts; on leaving, it drains."""
+    metrics = Metrics()
+    metrics.in_flight_limit.set(settings.max_in_flight)
+    backend = backends.connect(
+        settings.backend, repository=settings.repository, limits=settings.limits, workers=settings.workers
+    )
+    store = stores.connect(settings.store, api_key=settings.store_api_key())
+    pipeline = Pipeline(backend, store, max_in_flight=settings.max_in_flight, observer=metrics)
+    health = Health(pipeline, metrics)
+    server = _server(settings, pipeline, health, metrics)
+    try:
+        port = _bind(server, settings.host, settings.port)
+        await pipeline.open()
+        for model in pipeline.models():
+            metrics.serve_model(model.manifest)
+        await health.begin()
+        await server.start()
+        web, http_port = await _listen(settings, metrics, health)
+        try:
+            yield Running(
+                address=f"{settings.host}:{port}",
+                http_address=f"{settings.http_host}:{http_port}",
+                models=[model.manifest.reference for model in pipeline.models()],
+            )
+            await health.drain()
+            await asyncio.sleep(settings.drain_seconds)
+        finally:
+            await server.stop(settings.grace_seconds)
+            await web.cleanup()
+    finally:
+        await health.drain()
+        await pipeline.close()
+
+
+def _server(settings: ServeSettings, pipeline: Pipeline, health: Health, metrics: Metrics) -> grpc.aio.Server:
+    server = grpc.aio.server(
+        interceptors=[Interceptor(metrics)],
+        options=[
+            ("grpc.max_receive_message_length", settings.max_message_bytes),
+            ("grpc.max_send_message_length", settings.max_message_bytes),
+            ("grpc.so_reuseport", 0),
+        ],
+    )
+    gateway_pb2_grpc.add_GatewayServiceServicer_to_server(GatewayServicer(pipeline), server)
+    health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
+    reflection.enable_server_reflection((SERVICE, grpc_health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    return server
+
+
+def _bind(server: grpc.aio.Server, host: str, port: int) -> int:
+    try:
+        return server.add_insecure_port(f"{host}:{port}")
+    except RuntimeError as error:
+        raise BadSettings(
+            f"gRPC cannot listen on {host}:{port}; the port may be taken. "
+            f"Give another with --port, or 0 for a free one.",
+            key="port",
+        ) from error
+
+
+async def _listen(settings: ServeSettings, metrics: Metrics, health: Health) -> tuple[http.web.AppRunner, int]:
+    host, port = settings.http_host, settings.http_port
+    try:
+        return await http.listen(metrics.registry, lambda: health.parts, host=host, port=port)
+    except OSError as error:
+        raise BadSettings(
+            f"HTTP cannot listen on {host}:{port}: {error.strerror}. "
+            f"Give another with --http-port, or 0 for a free one.",
+            key="http_port",
+        ) from error
