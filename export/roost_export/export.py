@@ -1,0 +1,150 @@
+"""A trained run to a new version in a Triton model repository: rebuild, write, compare, rename into place."""
+
+import importlib.resources
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from roost_training import encoders
+
+from roost import artifact
+from roost.artifact import Manifest
+from roost.errors import BadArtifact, BadSettings
+from roost_export import config, formats, parity
+from roost_export import repository as repositories
+from roost_export.config import Serving
+from roost_export.formats import Shape, onnx
+from roost_export.parity import Parity
+
+GOLDEN = "golden.npz"
+PYTHON = "python"
+PYTHON_FILE = "model.py"
+TENSORRT = "tensorrt"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote."""
+
+    manifest: Manifest
+    folder: Path
+    """The new version's."""
+    parity: Parity
+
+
+def export(
+    run: Path,
+    *,
+    repository: Path,
+    name: str | None = None,
+    format: str = "onnx",
+    backend: str | None = None,
+    accelerator: str | None = None,
+    max_batch: int = 64,
+    instances: int = 1,
+    opset: int = 20,  # the newest that Triton 24.10, the oldest in our tests, certainly runs is 21
+    progress: Callable[[str], None] = lambda step: None,
+) -> Exported:
+    """Export a run as the next version of a model.
+
+    Args:
+        run: The folder that training finished.
+        repository: The Triton model repository; made if it is not there.
+        name: The model's name; the run's by default.
+        format: One of `formats.names()`.
+        backend: The Triton backend: the format's own by default, or "python" for ONNX Runtime in Triton's Python
+            backend.
+        accelerator: "tensorrt" has Triton's ONNX Runtime hand the graph to TensorRT; None does not.
+        max_batch: The most images that Triton puts into one batch.
+        instances: How many copies of the model Triton runs on each device.
+        opset: The ONNX operator set.
+        progress: Is told, in a few words, what begins.
+
+    Raises:
+        BadArtifact: The run is incomplete or altered.
+        BadSettings: Options that contradict each other, or older versions of the model.
+        UnknownPlugin: No such format.
+        MissingDependency: The format needs a package or a device that is not here.
+        ParityFailed: The exported model does not repeat the run's golden embeddings; nothing was written.
+    """
+    chosen = formats.load(format)
+    serving = _serving(chosen, backend=backend, accelerator=accelerator, max_batch=max_batch, instances=instances)
+    chosen.check()
+    progress("reading the run")
+    manifest = _rename(artifact.read(run), name)
+    embedder = encoders.restore(run, manifest)
+    pixels, embeddings = _golden(run, manifest)
+    needs = PYTHON_FILE if serving.backend == PYTHON else chosen.FILE
+    repositories.check_siblings(repository, manifest, needs=needs)
+    with repositories.new_version(repository, manifest.name) as draft:
+        progress(f"writing {chosen.FILE}")
+        shape = Shape(size=manifest.input.size, max_batch=max_batch, opset=opset)
+        chosen.write(embedder, draft.folder / chosen.FILE, shape=shape)
+        progress("comparing golden images")
+        compared = parity.check(
+            chosen.load(draft.folder / chosen.FILE), pixels=pixels, expected=embeddings, max_batch=max_batch
+        )
+        files = {chosen.FILE, GOLDEN, needs}
+        shutil.copyfile(run / GOLDEN, draft.folder / GOLDEN)
+        if serving.backend == PYTHON:
+            source = importlib.resources.files("roost_export").joinpath("python_backend.py")
+            (draft.folder / PYTHON_FILE).write_bytes(source.read_bytes())
+        quality = manifest.quality | {
+            "parity_max_abs_difference": compared.max_abs_difference,
+            "parity_min_cosine": compared.min_cosine,
+        }
+        manifest = manifest.model_copy(update={"version": draft.version, "quality": quality})
+        manifest = artifact.write(draft.folder, manifest, files=files)
+        text = config.render(manifest, serving)
+        artifact.replace_bytes(repository / manifest.name / config.FILE, text.encode())
+    return Exported(manifest, draft.final, compared)
+
+
+def _serving(
+    chosen: formats.Format, *, backend: str | None, accelerator: str | None, max_batch: int, instances: int
+) -> Serving:
+    """What Triton shall do, after checking that it can."""
+    backend = backend or chosen.BACKEND
+    possible = {chosen.BACKEND} | ({PYTHON} if chosen.FILE == onnx.FILE else set())
+    if backend not in possible:
+        raise BadSettings(
+            f"Triton's {backend} backend does not run {chosen.FILE}; {' and '.join(sorted(possible))} can.",
+            backend=backend,
+        )
+    if accelerator not in (None, TENSORRT):
+        raise BadSettings(f"No accelerator called {accelerator!r}. There is: {TENSORRT}.", accelerator=accelerator)
+    if accelerator and backend != onnx.BACKEND:
+        raise BadSettings(f"--accelerator {accelerator} goes with Triton's {onnx.BACKEND} backend, not {backend}.")
+    if max_batch < 1 or instances < 1:
+        raise BadSettings(f"max_batch is {max_batch} and instances is {instances}; both must be 1 or more.")
+    gpu = accelerator is not None or chosen.BACKEND == TENSORRT
+    kind = "KIND_GPU" if gpu else "KIND_CPU" if backend == PYTHON else "KIND_AUTO"
+    return Serving(backend, kind, instances=instances, max_batch=max_batch, tensorrt=accelerator is not None)
+
+
+def _rename(manifest: Manifest, name: str | None) -> Manifest:
+    if name is None:
+        return manifest
+    if not re.fullmatch(artifact.NAME, name):
+        raise BadSettings(
+            f"{name!r} is no model name. Take up to 64 lower-case letters, digits, dots, dashes and underscores.",
+            name=name,
+        )
+    return manifest.model_copy(update={"name": name})
+
+
+def _golden(run: Path, manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
+    """The run's golden pixels (n, size, size, 3) and embeddings (n, dim)."""
+    path = artifact.check_file(run, manifest, GOLDEN)
+    try:
+        with np.load(path, allow_pickle=False) as golden:
+            pixels, embeddings = golden["pixels"], golden["embeddings"]
+    except (OSError, ValueError, KeyError) as error:
+        raise BadArtifact(f"{path} has no golden images ({error}). Train it again.", path=path) from error
+    size = manifest.input.size
+    if pixels.shape[1:] != (size, size, 3) or pixels.dtype != np.uint8 or not 0 < len(pixels) == len(embeddings):
+        raise BadArtifact(f"{path} holds pixels of shape {pixels.shape}, not (n, {size}, {size}, 3).", path=path)
+    return pixels, embeddings
