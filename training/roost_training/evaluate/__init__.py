@@ -7,8 +7,14 @@ figure can be printed beside what it was measured with.
 import inspect
 from collections.abc import Callable
 
+from roost_training.evaluate.hypersphere import alignment as alignment
+from roost_training.evaluate.hypersphere import uniformity as uniformity
 from roost_training.evaluate.neighbours import knn_accuracy as knn_accuracy
 from roost_training.evaluate.neighbours import knn_predict as knn_predict
+from roost_training.evaluate.partitions import Agreement as Agreement
+from roost_training.evaluate.partitions import agreement as agreement
+from roost_training.evaluate.probe import Probe as Probe
+from roost_training.evaluate.probe import linear_probe as linear_probe
 from roost_training.evaluate.spectrum import rankme as rankme
 
 
