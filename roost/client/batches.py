@@ -1,0 +1,114 @@
+"""Many images or vectors as messages of a size that a gateway takes."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import numpy as np
+from google.protobuf.message import Message
+
+from roost.client.answers import Image, Item
+from roost.client.requests import from_vector, to_item
+from roost.client.responses import to_result
+from roost.errors import BadImage, BadRequest, BadVector, RoostError, TooLarge
+from roost.v1 import gateway_pb2 as pb
+
+MAX_ITEMS = 256
+MAX_VECTORS = 4096
+BATCH_BYTES = 3 * 1024 * 1024  # below the 4 MiB that a gRPC server takes unless it is told otherwise
+
+OnError = Literal["raise", "return"]
+Entry = pb.Item | RoostError
+"""An item to send, or why it cannot be sent."""
+
+T = TypeVar("T")
+
+
+def batches(things: Iterable[T], *, size: Callable[[T], int], most: int) -> Iterator[list[T]]:
+    """Cut a stream into lists of at most `most` things and `BATCH_BYTES` bytes; a larger thing goes alone."""
+    batch: list[T] = []
+    total = 0
+    for thing in things:
+        bytes_ = size(thing)
+        if batch and (len(batch) == most or total + bytes_ > BATCH_BYTES):
+            yield batch
+            batch, total = [], 0
+        batch.append(thing)
+        total += bytes_
+    if batch:
+        yield batch
+
+
+def image_batches(images: Iterable[Image], *, on_error: OnError, max_bytes: int) -> Iterator[list[Entry]]:
+    """Read images, lazily, into batches that fit a message.
+
+    Raises:
+        BadImage: A file cannot be read, and `on_error` is "raise".
+        BadRequest: Something is no image.
+        TooLarge: An image alone is over `max_bytes`, and `on_error` is "raise".
+    """
+    if isinstance(images, bytes | str | Path):
+        raise BadRequest("Give a list of images, even for one.")
+
+    def entries() -> Iterator[Entry]:
+        for image in images:
+            try:
+                yield to_item(Item(image), max_bytes=max_bytes)
+            except (BadImage, TooLarge) as error:
+                if on_error == "raise":
+                    raise
+                yield error
+
+    def size(entry: Entry) -> int:
+        return entry.ByteSize() if isinstance(entry, Message) else 0
+
+    return batches(entries(), size=size, most=MAX_ITEMS)
+
+
+def embed_request(batch: Sequence[Entry], *, model: str, on_error: OnError) -> pb.EmbedItemsRequest:
+    """Ask for the embeddings of a batch's readable images."""
+    items = [entry for entry in batch if isinstance(entry, Message)]
+    return pb.EmbedItemsRequest(model=model, items=items, allow_partial=on_error == "return")
+
+
+def embed_results(batch: Sequence[Entry], response: pb.EmbedItemsResponse) -> list[np.ndarray | RoostError]:
+    """One vector or error per entry of the batch."""
+    answers = iter(response.results)
+    return [to_result(next(answers)) if isinstance(entry, Message) else entry for entry in batch]
+
+
+def stack(results: list[np.ndarray | RoostError]) -> np.ndarray:
+    """Embeddings as one array, shape (n, dim).
+
+    Raises:
+        BadRequest: There are none.
+        RoostError: The first error among them.
+    """
+    for result in results:
+        if isinstance(result, RoostError):
+            raise result
+    if not results:
+        raise BadRequest("There is no image to embed. Give at least one.")
+    return np.stack(results)  # type: ignore[arg-type]  # errors were raised above
+
+
+def assign_requests(
+    *, images: Iterable[Image] | None, vectors: np.ndarray | None, model: str, max_bytes: int
+) -> Iterator[pb.AssignClustersRequest]:
+    """Ask where images or vectors lie.
+
+    Raises:
+        BadRequest: Both were given, or neither.
+        BadVector: The vectors' shape is not (n, dim).
+    """
+    if (images is None) == (vectors is None):
+        raise BadRequest("Give images or vectors: exactly one of the two.")
+    if images is not None:
+        for batch in image_batches(images, on_error="raise", max_bytes=max_bytes):
+            yield pb.AssignClustersRequest(model=model, items=batch)  # type: ignore[arg-type]  # no errors among them
+        return
+    rows = np.asarray(vectors)
+    if rows.ndim != 2:
+        raise BadVector(f"Vectors have shape {rows.shape}, not (n, dim).", shape=rows.shape)
+    for rows_ in batches(rows, size=lambda row: 4 * len(row), most=MAX_VECTORS):
+        yield pb.AssignClustersRequest(model=model, vectors=[from_vector(row) for row in rows_])

@@ -1,0 +1,250 @@
+"""The blocking client."""
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import Any, Literal, Self, overload
+
+import grpc
+import numpy as np
+
+from roost.client import batches, requests, responses, status
+from roost.client.answers import Cluster, Filter, Image, Item, Model, Neighbours, Outcome, StoredItem
+from roost.client.channel import (
+    DEFAULT_IN_FLIGHT,
+    DEFAULT_MAX_MESSAGE_BYTES,
+    DEFAULT_TARGET,
+    DEFAULT_TIMEOUT,
+    Tls,
+    options,
+)
+from roost.clusters import Placement
+from roost.errors import RoostError
+from roost.v1 import gateway_pb2 as pb
+from roost.v1.gateway_pb2_grpc import GatewayServiceStub
+
+
+class Client:
+    """Calls a gateway; safe to share between threads.
+
+    `model` is `name`, `name@version`, or empty where the gateway serves one. Every method raises the error class of
+    `roost.errors` that the gateway raised, `GatewayUnavailable` where none answers, and `DeadlineExceeded` where one
+    does not answer in time.
+
+    Args:
+        target: The gateway's address: `host:port`, or `unix:path`.
+        timeout: The deadline of each call, in seconds; a stream's holds for the wait for its next answer.
+        tls: Encrypt; without it the connection is in the clear.
+        max_message_bytes: Send and take no larger message. The gateway has a limit of its own.
+    """
+
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        tls: Tls | None = None,
+        max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
+    ) -> None:
+        self.target = target
+        self._timeout = timeout
+        self._max_bytes = max_message_bytes
+        made = options(max_message_bytes)
+        self._channel = (
+            grpc.insecure_channel(target, made) if tls is None else grpc.secure_channel(target, tls.credentials(), made)
+        )
+        self._stub = GatewayServiceStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End what is running and let go of the connection."""
+        self._channel.close()
+
+    @overload
+    def embed(
+        self, images: Iterable[Image], *, model: str = "", on_error: Literal["raise"] = "raise"
+    ) -> np.ndarray: ...
+
+    @overload
+    def embed(
+        self, images: Iterable[Image], *, model: str = "", on_error: Literal["return"]
+    ) -> list[np.ndarray | RoostError]: ...
+
+    def embed(
+        self, images: Iterable[Image], *, model: str = "", on_error: batches.OnError = "raise"
+    ) -> np.ndarray | list[np.ndarray | RoostError]:
+        """The embeddings of images; nothing is stored.
+
+        Args:
+            images: Encoded bytes or paths, any number; sent in as many messages as it takes.
+            model: Which model.
+            on_error: "raise" the first error, or "return" errors in the place of embeddings.
+
+        Returns:
+            float32 array of shape (n, dim), rows of unit length; with on_error="return" a list of rows and errors.
+        """
+        results: list[np.ndarray | RoostError] = []
+        for batch in batches.image_batches(images, on_error=on_error, max_bytes=self._max_bytes):
+            request = batches.embed_request(batch, model=model, on_error=on_error)
+            response = self._call("EmbedItems", request) if request.items else pb.EmbedItemsResponse()
+            results += batches.embed_results(batch, response)
+        return batches.stack(results) if on_error == "raise" else results
+
+    def assign(
+        self, images: Iterable[Image] | None = None, *, vectors: np.ndarray | None = None, model: str = ""
+    ) -> list[Placement]:
+        """Where images, or vectors of shape (n, dim), lie among the model's clusters."""
+        asked = batches.assign_requests(images=images, vectors=vectors, model=model, max_bytes=self._max_bytes)
+        answers = (self._call("AssignClusters", request) for request in asked)
+        return [responses.to_placement(placement) for answer in answers for placement in answer.placements]
+
+    def ingest(
+        self,
+        items: Iterable[Item],
+        *,
+        model: str = "",
+        skip_existing: bool = False,
+        in_flight: int = DEFAULT_IN_FLIGHT,
+    ) -> Iterator[Outcome]:
+        """Embed, place and store a stream of items.
+
+        Items are taken from the iterable only as fast as the gateway answers. What was yielded as stored survives a
+        crash of the gateway; after an error, send again what was not yielded.
+
+        Args:
+            items: What to store, any number.
+            model: Which model.
+            skip_existing: Leave an item alone whose id is stored already.
+            in_flight: How many items may be on their way, unanswered.
+
+        Yields:
+            One outcome per item, in order; a bad item fails alone.
+        """
+        sent: queue.SimpleQueue[pb.IngestItemsRequest | None] = queue.SimpleQueue()
+        answers: queue.SimpleQueue[pb.IngestItemsResponse | RoostError | None] = queue.SimpleQueue()
+        waiting: deque[pb.IngestItemsRequest | Outcome] = deque()
+        entries = (
+            requests.ingest_entry(item, model=model, skip_existing=skip_existing, max_bytes=self._max_bytes)
+            for item in items
+        )
+        call = self._stub.IngestItems(iter(sent.get, None))
+        threading.Thread(target=self._receive, args=(call, answers), daemon=True).start()
+        try:
+            while True:
+                while len(waiting) < in_flight and (entry := next(entries, None)) is not None:
+                    waiting.append(entry)
+                    if not isinstance(entry, Outcome):
+                        sent.put(entry)
+                if not waiting:
+                    sent.put(None)
+                    with suppress(queue.Empty):  # all is answered: how and when the stream ends changes nothing
+                        answers.get(timeout=self._timeout)
+                    return
+                head = waiting.popleft()
+                yield head if isinstance(head, Outcome) else responses.to_outcome(self._take(answers))
+        finally:
+            sent.put(None)  # frees the thread of gRPC that waits for the next request
+            call.cancel()  # does nothing to a stream that has ended
+
+    def _receive(self, call: Any, answers: queue.SimpleQueue[pb.IngestItemsResponse | RoostError | None]) -> None:
+        """Move a stream's answers into a queue, whose reader can wait with a timeout."""
+        try:
+            for response in call:
+                answers.put(response)
+            answers.put(None)
+        except grpc.RpcError as error:
+            answers.put(status.from_rpc(error, target=self.target, timeout=self._timeout))
+
+    def _take(self, answers: queue.SimpleQueue[pb.IngestItemsResponse | RoostError | None]) -> pb.IngestItemsResponse:
+        try:
+            answer = answers.get(timeout=self._timeout)
+        except queue.Empty:
+            raise status.no_answer(self.target, self._timeout)
+        if answer is None:
+            raise status.ended_early(self.target)
+        if isinstance(answer, RoostError):
+            raise answer
+        return answer
+
+    def search(
+        self,
+        image: Image | None = None,
+        *,
+        id: str | None = None,
+        vector: np.ndarray | None = None,
+        limit: int = 10,
+        filter: Filter = Filter(),
+        with_vectors: bool = False,
+        model: str = "",
+    ) -> Neighbours:
+        """The stored items nearest to an image, to a stored item (itself left out) or to a vector of shape (dim,).
+
+        Args:
+            image: The query, as encoded bytes or a path; or
+            id: a stored item's id; or
+            vector: an embedding.
+            limit: How many, 1 to 1,000.
+            filter: Which stored items to consider.
+            with_vectors: Whether hits carry their vectors.
+            model: Which model.
+        """
+        request = requests.search_request(
+            image=image,
+            id=id,
+            vector=vector,
+            limit=limit,
+            filter=filter,
+            with_vectors=with_vectors,
+            model=model,
+            max_bytes=self._max_bytes,
+        )
+        return responses.to_neighbours(self._call("SearchItems", request))
+
+    def items(
+        self, *, filter: Filter = Filter(), with_vectors: bool = False, page_size: int = 100, model: str = ""
+    ) -> Iterator[StoredItem]:
+        """Every stored item that the filter takes, in the order of internal keys, read page by page."""
+        request = pb.ListItemsRequest(
+            model=model, page_size=page_size, filter=requests.from_filter(filter), with_vectors=with_vectors
+        )
+        for page in self._pages("ListItems", request):
+            yield from map(responses.to_stored, page.items)
+
+    def get(self, id: str, *, model: str = "") -> StoredItem:
+        """One stored item, with its vector."""
+        return responses.to_stored(self._call("GetItem", pb.GetItemRequest(model=model, id=id)).item)
+
+    def delete(self, id: str, *, model: str = "") -> None:
+        """Delete one stored item; `UnknownItem` if there is none."""
+        self._call("DeleteItem", pb.DeleteItemRequest(model=model, id=id))
+
+    def models(self) -> list[Model]:
+        """The model versions that the gateway serves, by name and version."""
+        pages = self._pages("ListModels", pb.ListModelsRequest())
+        return [responses.to_model(model) for page in pages for model in page.models]
+
+    def clusters(self, *, model: str = "") -> list[Cluster]:
+        """A model's clusters, by number."""
+        pages = self._pages("ListClusters", pb.ListClustersRequest(model=model))
+        return [responses.to_cluster(cluster) for page in pages for cluster in page.clusters]
+
+    def _pages(self, method: str, request: Any) -> Iterator[Any]:
+        while True:
+            page = self._call(method, request)
+            yield page
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    def _call(self, method: str, request: Any) -> Any:
+        try:
+            return getattr(self._stub, method)(request, timeout=self._timeout)
+        except grpc.RpcError as error:
+            raise status.from_rpc(error, target=self.target, timeout=self._timeout) from error

@@ -1,0 +1,161 @@
+import numpy as np
+import pytest
+from google.rpc import code_pb2, status_pb2
+
+from roost import errors
+from roost.client import Filter, Range
+from roost.v1 import gateway_pb2 as pb
+
+
+def vector(*values):
+    return pb.Vector(values=np.array(values, "<f4").tobytes())
+
+
+def first_byte(request, context):
+    """Embeds an image as (its first byte, its length)."""
+    results = [pb.EmbedResult(vector=vector(item.image[0], len(item.image))) for item in request.items]
+    return pb.EmbedItemsResponse(results=results)
+
+
+def test_embeddings_come_back_in_order_as_one_array(peer, call, tmp_path):
+    peer.answers["EmbedItems"] = first_byte
+    path = tmp_path / "c.png"
+    path.write_bytes(b"\x03ccc")
+    rows = call(peer.target, "embed", [b"\x01a", b"\x02bb", path], model="digits")
+    assert rows.tolist() == [[1, 2], [2, 3], [3, 4]]
+    assert rows.dtype == np.float32
+    assert [request.model for request in peer.requests] == ["digits"]
+
+
+def test_more_images_than_a_message_may_have_go_in_several(peer, call):
+    peer.answers["EmbedItems"] = first_byte
+    rows = call(peer.target, "embed", [bytes([n % 256]) for n in range(600)])
+    assert rows[:, 0].tolist() == [n % 256 for n in range(600)]
+    assert [len(request.items) for request in peer.requests] == [256, 256, 88]
+
+
+def test_large_images_are_split_by_bytes_and_a_very_large_one_goes_alone(peer, call):
+    peer.answers["EmbedItems"] = first_byte
+    mebibyte = 1024 * 1024
+    sizes = [mebibyte, mebibyte, 2 * mebibyte, 3 * mebibyte + 1000, 10]
+    rows = call(peer.target, "embed", [b"x" * size for size in sizes])
+    assert rows[:, 1].tolist() == sizes
+    assert [len(request.items) for request in peer.requests] == [2, 1, 1, 1]
+
+
+def test_errors_return_in_their_place_where_they_are_asked_for(peer, call, tmp_path):
+    def answer(request, context):
+        assert request.allow_partial
+        bad = status_pb2.Status(code=code_pb2.INVALID_ARGUMENT, message="damaged")
+        return pb.EmbedItemsResponse(results=[pb.EmbedResult(vector=vector(1)), pb.EmbedResult(error=bad)])
+
+    peer.answers["EmbedItems"] = answer
+    results = call(peer.target, "embed", [tmp_path / "absent.png", b"good", b"bad"], on_error="return")
+    assert [type(result) for result in results] == [errors.BadImage, np.ndarray, errors.BadRequest]
+    assert "absent.png" in results[0].message
+
+
+@pytest.mark.parametrize(
+    ("images", "kind", "text"),
+    [
+        ([], errors.BadRequest, "no image"),
+        (b"one", errors.BadRequest, "list"),
+        (["a.png"], errors.BadRequest, "pathlib.Path"),
+        ([b"x" * 5000], errors.TooLarge, "4096"),
+    ],
+)
+def test_what_cannot_be_embedded_is_refused_before_it_is_sent(peer, call, images, kind, text):
+    with pytest.raises(kind, match=text):
+        call(peer.target, "embed", images, options={"max_message_bytes": 4096})
+    assert peer.requests == []
+
+
+def test_vectors_are_assigned_in_messages_of_at_most_4096(peer, call):
+    def answer(request, context):
+        places = [pb.Placement(cluster=int(np.frombuffer(v.values, "<f4")[0])) for v in request.vectors]
+        return pb.AssignClustersResponse(placements=places)
+
+    peer.answers["AssignClusters"] = answer
+    vectors = np.arange(5000, dtype=np.float64)[:, None]
+    placements = call(peer.target, "assign", vectors=vectors)
+    assert [placement.cluster for placement in placements] == list(range(5000))
+    assert [len(request.vectors) for request in peer.requests] == [4096, 904]
+
+
+@pytest.mark.parametrize("arguments", [{}, {"images": [b"x"], "vectors": np.eye(2)}])
+def test_assigning_takes_images_or_vectors(peer, call, arguments):
+    with pytest.raises(errors.BadRequest, match="exactly one"):
+        call(peer.target, "assign", **arguments)
+
+
+def test_a_flat_vector_is_no_list_of_vectors(peer, call):
+    with pytest.raises(errors.BadVector, match=r"\(3,\)"):
+        call(peer.target, "assign", vectors=np.zeros(3))
+
+
+def test_a_search_carries_its_filter_and_reads_its_hits(peer, call):
+    def answer(request, context):
+        item = pb.StoredItem(id="a", placement=pb.Placement(cluster=7, anomaly=True))
+        item.payload.update({"label": "cat", "size": 3, "tags": ["x", None], "deep": {"yes": True}})
+        version = pb.ModelVersion(name="digits", version=2)
+        return pb.SearchItemsResponse(model=version, hits=[pb.Hit(item=item, score=0.5)])
+
+    peer.answers["SearchItems"] = answer
+    filter = Filter(
+        payload={"label": "cat", "seen": True, "size": 3, "ratio": 0.5, "age": Range(min=1)},
+        clusters=[1, 7],
+        anomaly=False,
+    )
+    found = call(peer.target, "search", id="q", limit=5, filter=filter)
+
+    sent = peer.requests[0].filter
+    kinds = {condition.key: condition.WhichOneof("match") for condition in sent.payload}
+    assert kinds == {"label": "text", "seen": "boolean", "size": "integer", "ratio": "range", "age": "range"}
+    assert not sent.payload[4].range.HasField("max")
+    assert list(sent.clusters) == [1, 7]
+    assert sent.HasField("anomaly")
+    assert not sent.anomaly
+    assert found.model == "digits@2"
+    assert found.placement is None
+    assert found.hits[0].score == 0.5
+    assert found.hits[0].item.placement.cluster == 7
+    assert found.hits[0].item.payload == {"label": "cat", "size": 3, "tags": ["x", None], "deep": {"yes": True}}
+
+
+@pytest.mark.parametrize("arguments", [{}, {"id": "a", "vector": np.ones(2)}])
+def test_a_search_has_one_query(peer, call, arguments):
+    with pytest.raises(errors.BadRequest, match="exactly one"):
+        call(peer.target, "search", **arguments)
+
+
+def test_items_are_listed_over_all_pages(peer, call):
+    def answer(request, context):
+        page = int(request.page_token or 0)
+        items = [pb.StoredItem(id=f"{page}{n}", vector=vector(page, n)) for n in range(2)]
+        return pb.ListItemsResponse(items=items, next_page_token=str(page + 1) if page < 2 else "")
+
+    peer.answers["ListItems"] = answer
+    items = call(peer.target, "items", page_size=2, with_vectors=True)
+    assert [item.id for item in items] == ["00", "01", "10", "11", "20", "21"]
+    assert items[-1].vector.tolist() == [2, 1]
+
+
+def test_models_and_clusters_are_plain_values(peer, call):
+    version = pb.ModelVersion(name="digits", version=1)
+    model = pb.Model(version=version, in_service=True, dim=2, clusters=1, items=5, quality={"knn": 0.5})
+    cluster = pb.Cluster(cluster=0, items=5, centroid=vector(1, 0))
+    peer.answers["ListModels"] = lambda request, context: pb.ListModelsResponse(models=[model])
+    peer.answers["ListClusters"] = lambda request, context: pb.ListClustersResponse(clusters=[cluster])
+    (listed,) = call(peer.target, "models")
+    (first,) = call(peer.target, "clusters", model="digits")
+    assert (listed.reference, listed.items, listed.quality) == ("digits@1", 5, {"knn": 0.5})
+    assert first.centroid.tolist() == [1, 0]
+
+
+def test_one_item_is_read_and_deleted_by_its_id(peer, call):
+    stored = pb.StoredItem(id="a", vector=vector(1, 2))
+    peer.answers["GetItem"] = lambda request, context: pb.GetItemResponse(item=stored)
+    peer.answers["DeleteItem"] = lambda request, context: pb.DeleteItemResponse()
+    assert call(peer.target, "get", "a").vector.tolist() == [1, 2]
+    assert call(peer.target, "delete", "a") is None
+    assert [request.id for request in peer.requests] == ["a", "a"]
