@@ -16,23 +16,27 @@ async def in_order(requests: AsyncIterator[Q], answer: Callable[[Q], Awaitable[A
         answer: Makes an answer; an error of its ends the stream.
         window: Requests that may be worked on at once.
     """
-    running: asyncio.Queue[asyncio.Future[A] | None] = asyncio.Queue(window)
+    running: set[asyncio.Future[A]] = set()
+    answers: asyncio.Queue[asyncio.Future[A] | None] = asyncio.Queue(window)
 
     async def read() -> None:
         try:
             async for request in requests:
-                await running.put(asyncio.ensure_future(answer(request)))
+                task = asyncio.ensure_future(answer(request))
+                running.add(task)
+                task.add_done_callback(running.discard)
+                await answers.put(task)
         finally:
-            await running.put(None)
+            await answers.put(None)
 
     reader = asyncio.create_task(read())
     try:
-        while (task := await running.get()) is not None:
+        while (task := await answers.get()) is not None:
             yield await task
         await reader
     finally:
+        while not answers.empty():  # so that the reader's last word finds room
+            answers.get_nowait()
         reader.cancel()
-        while not running.empty():
-            left = running.get_nowait()
-            if left is not None:
-                left.cancel()
+        for task in running:
+            task.cancel()

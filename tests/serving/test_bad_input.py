@@ -1,0 +1,157 @@
+"""What callers get wrong: the exact status and reason, one ErrorInfo, and the next good call answered."""
+
+import io
+
+import grpc
+import numpy as np
+import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+from PIL import Image
+
+from roost.v1 import gateway_pb2 as pb
+
+DIM = 256
+
+
+def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return buffer.getvalue()
+
+
+def photograph() -> bytes:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    return encoded(Image.fromarray(noise), "JPEG")
+
+
+def vector(*values: float) -> pb.Vector:
+    return pb.Vector(values=np.array(values, "<f4").tobytes())
+
+
+def embed(image: bytes) -> tuple[str, object]:
+    return "EmbedItems", pb.EmbedItemsRequest(model="digits", items=[pb.Item(image=image)])
+
+
+def search(**fields) -> tuple[str, object]:
+    return "SearchItems", pb.SearchItemsRequest(**{"model": "digits", "id": "x"} | fields)
+
+
+BAD = {
+    "empty image": (*embed(b""), "INVALID_ARGUMENT", "BAD_IMAGE"),
+    "text": (*embed(b"this is no image"), "INVALID_ARGUMENT", "BAD_IMAGE"),
+    "truncated JPEG": (*embed(photograph()[:-400]), "INVALID_ARGUMENT", "BAD_IMAGE"),
+    "truncated PNG": (*embed(encoded(Image.new("RGB", (64, 64), "red"))[:-20]), "INVALID_ARGUMENT", "BAD_IMAGE"),
+    "TIFF": (*embed(encoded(Image.new("L", (8, 8)), "TIFF")), "INVALID_ARGUMENT", "BAD_IMAGE"),
+    "over the byte limit": (*embed(b"\xff" * (10 * 1024 * 1024 + 1)), "RESOURCE_EXHAUSTED", "TOO_LARGE"),
+    "over the pixel limit": (*embed(encoded(Image.new("1", (8000, 8000)))), "RESOURCE_EXHAUSTED", "TOO_LARGE"),
+    "decompression bomb": (*embed(encoded(Image.new("1", (20000, 20000)))), "RESOURCE_EXHAUSTED", "TOO_LARGE"),
+    "no items": ("EmbedItems", pb.EmbedItemsRequest(model="digits"), "INVALID_ARGUMENT", "BAD_REQUEST"),
+    "item without content": (
+        "EmbedItems", pb.EmbedItemsRequest(model="digits", items=[pb.Item(id="a")]), "INVALID_ARGUMENT", "BAD_REQUEST",
+    ),
+    "too many items": (
+        "EmbedItems", pb.EmbedItemsRequest(model="digits", items=[pb.Item(image=b"x")] * 257),
+        "RESOURCE_EXHAUSTED", "TOO_LARGE",
+    ),
+    "a long id": (
+        "EmbedItems", pb.EmbedItemsRequest(model="digits", items=[pb.Item(id="a" * 257, image=b"x")]),
+        "INVALID_ARGUMENT", "BAD_REQUEST",
+    ),
+    "unknown model": (*search(model="birds"), "NOT_FOUND", "UNKNOWN_MODEL"),
+    "unknown version": (*search(model="digits@7"), "NOT_FOUND", "UNKNOWN_MODEL"),
+    "path as a model": (*search(model="../../etc/passwd"), "NOT_FOUND", "UNKNOWN_MODEL"),
+    "no model among two": (*search(model=""), "NOT_FOUND", "UNKNOWN_MODEL"),
+    "no query": ("SearchItems", pb.SearchItemsRequest(model="digits"), "INVALID_ARGUMENT", "BAD_REQUEST"),
+    "unknown id": (*search(id="nobody"), "NOT_FOUND", "UNKNOWN_ITEM"),
+    "empty id": ("GetItem", pb.GetItemRequest(model="digits"), "INVALID_ARGUMENT", "BAD_REQUEST"),
+    "delete what is not there": (
+        "DeleteItem", pb.DeleteItemRequest(model="digits", id="nobody"), "NOT_FOUND", "UNKNOWN_ITEM",
+    ),
+    "short vector": (*search(vector=vector(1, 2, 3)), "INVALID_ARGUMENT", "BAD_VECTOR"),
+    "half a float": (*search(vector=pb.Vector(values=b"abcde")), "INVALID_ARGUMENT", "BAD_VECTOR"),
+    "NaN": (*search(vector=vector(*[float("nan")] * DIM)), "INVALID_ARGUMENT", "BAD_VECTOR"),
+    "infinity": (*search(vector=vector(*[float("inf")] * DIM)), "INVALID_ARGUMENT", "BAD_VECTOR"),
+    "zeros": (*search(vector=vector(*[0.0] * DIM)), "INVALID_ARGUMENT", "BAD_VECTOR"),
+    "negative limit": (*search(vector=vector(*[1.0] * DIM), limit=-1), "INVALID_ARGUMENT", "BAD_REQUEST"),
+    "huge limit": (*search(vector=vector(*[1.0] * DIM), limit=10**6), "INVALID_ARGUMENT", "BAD_REQUEST"),
+    "condition without a match": (
+        *search(vector=vector(*[1.0] * DIM), filter=pb.Filter(payload=[pb.PayloadCondition(key="a")])),
+        "INVALID_ARGUMENT", "BAD_REQUEST",
+    ),
+    "range to NaN": (
+        *search(
+            vector=vector(*[1.0] * DIM),
+            filter=pb.Filter(payload=[pb.PayloadCondition(key="a", range=pb.Range(min=float("nan")))]),
+        ),
+        "INVALID_ARGUMENT", "BAD_REQUEST",
+    ),
+    "items and vectors": (
+        "AssignClusters",
+        pb.AssignClustersRequest(model="digits", items=[pb.Item(image=b"x")], vectors=[vector(*[1.0] * DIM)]),
+        "INVALID_ARGUMENT", "BAD_REQUEST",
+    ),
+    "neither items nor vectors": (
+        "AssignClusters", pb.AssignClustersRequest(model="digits"), "INVALID_ARGUMENT", "BAD_REQUEST",
+    ),
+    "clusters that were never fitted": (
+        "ListClusters", pb.ListClustersRequest(model="plain"), "FAILED_PRECONDITION", "NO_CLUSTERS",
+    ),
+    "foreign page token": (
+        "ListItems", pb.ListItemsRequest(model="digits", page_token="bm90IG91cnMgYXQgYWxs"),
+        "INVALID_ARGUMENT", "BAD_PAGE_TOKEN",
+    ),
+    "page token that is no base64": (
+        "ListModels", pb.ListModelsRequest(page_token="§§§"), "INVALID_ARGUMENT", "BAD_PAGE_TOKEN",
+    ),
+    "negative page": (
+        "ListItems", pb.ListItemsRequest(model="digits", page_size=-5), "INVALID_ARGUMENT", "BAD_REQUEST",
+    ),
+}  # fmt: skip
+
+
+def reason_of(error: grpc.RpcError) -> str:
+    details = rpc_status.from_call(error).details
+    infos = [detail for detail in details if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR)]
+    assert len(infos) == 1
+    info = error_details_pb2.ErrorInfo()
+    infos[0].Unpack(info)
+    assert info.domain == "roost"
+    return info.reason
+
+
+@pytest.mark.parametrize("case", BAD)
+async def test_bad_input_gets_its_status_and_the_next_call_is_answered(stub, digits, case):
+    method, request, code, reason = BAD[case]
+    with pytest.raises(grpc.RpcError) as caught:
+        await getattr(stub, method)(request)
+    assert (caught.value.code().name, reason_of(caught.value)) == (code, reason)
+    assert len(caught.value.details()) > 20
+    good = await stub.EmbedItems(pb.EmbedItemsRequest(model="digits", items=[pb.Item(image=digits[0])]))
+    assert len(good.results) == 1
+
+
+async def test_a_message_that_cannot_be_parsed_is_a_bad_request(gateway):
+    async with grpc.aio.insecure_channel(gateway.address) as channel:
+        call = channel.unary_unary("/roost.v1.GatewayService/EmbedItems")
+        with pytest.raises(grpc.RpcError) as caught:
+            await call(b"\xff\xff\xff")
+    assert (caught.value.code().name, reason_of(caught.value)) == ("INVALID_ARGUMENT", "BAD_REQUEST")
+
+
+async def test_a_page_token_of_another_filter_is_foreign(stub, digits):
+    requests = [pb.IngestItemsRequest(model="digits", item=pb.Item(image=image)) for image in digits[:5]]
+    async for _ in stub.IngestItems(iter(requests)):
+        pass
+    page = await stub.ListItems(pb.ListItemsRequest(model="digits", page_size=2))
+    other = pb.ListItemsRequest(model="plain", page_size=2, page_token=page.next_page_token)
+    with pytest.raises(grpc.RpcError) as caught:
+        await stub.ListItems(other)
+    assert reason_of(caught.value) == "BAD_PAGE_TOKEN"
+
+
+async def test_a_deadline_that_has_passed_is_said_as_such(stub, digits):
+    items = [pb.Item(image=image) for image in digits[:256]]
+    with pytest.raises(grpc.RpcError) as caught:
+        await stub.EmbedItems(pb.EmbedItemsRequest(model="digits", items=items), timeout=0.005)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
