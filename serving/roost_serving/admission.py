@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager, contextmanager
 from roost.errors import Overloaded, TooLarge
 
 RETRY_AFTER_SECONDS = 0.5
+STREAM_SHARE = 0.75
+"""Streams fill this share of the limit; the rest stays free for calls, so that a bulk load never shuts them out."""
 
 
 class Admission:
@@ -21,6 +23,7 @@ class Admission:
     def __init__(self, limit: int, observe: Callable[[int], None]) -> None:
         self.limit = limit
         self.held = 0
+        self._stream_limit = max(1, int(limit * STREAM_SHARE))
         self._observe = observe
         self._waiting: deque[asyncio.Future[None]] = deque()
 
@@ -30,7 +33,7 @@ class Admission:
 
         Raises:
             TooLarge: More than may ever be held.
-            Overloaded: More than may be held now, or streams are waiting already.
+            Overloaded: More than may be held now.
         """
         if images > self.limit:
             raise TooLarge(
@@ -38,7 +41,7 @@ class Admission:
                 images=images,
                 limit=self.limit,
             )
-        if self.held + images > self.limit or self._waiting:
+        if self.held + images > self.limit:
             raise Overloaded(
                 f"The gateway holds {self.held} of {self.limit} images. Try again in {RETRY_AFTER_SECONDS} s.",
                 in_flight=self.held,
@@ -54,7 +57,7 @@ class Admission:
     @asynccontextmanager
     async def wait(self) -> AsyncIterator[None]:
         """Hold one image of a stream, once there is room: a stream is slowed down, not refused."""
-        if self.held >= self.limit or self._waiting:
+        if self.held >= self._stream_limit or self._waiting:
             turn = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
             try:
@@ -78,7 +81,7 @@ class Admission:
 
     def _release(self, images: int) -> None:
         self._hold(-images)
-        while self._waiting and self.held < self.limit:
+        while self._waiting and self.held < self._stream_limit:
             turn = self._waiting.popleft()
             if not turn.cancelled():
                 self._hold(1)

@@ -77,3 +77,21 @@ async def test_a_stream_cancelled_just_after_its_turn_came_gives_the_room_back()
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert held.held == 0
+
+
+async def test_streams_leave_a_quarter_of_the_room_to_calls():
+    held, _ = admission(4)
+    done = asyncio.Event()
+
+    async def work() -> None:
+        async with held.wait():
+            await done.wait()
+
+    streams = [asyncio.create_task(work()) for _ in range(10)]
+    await asyncio.sleep(0)
+    assert held.held == 3
+    with held.take(1):
+        assert held.held == 4
+    done.set()
+    await asyncio.gather(*streams)
+    assert held.held == 0
