@@ -10,12 +10,12 @@ from typing import Any, Literal, Self, TypeVar, overload
 import grpc
 import numpy as np
 
+from roost.address import DEFAULT_TARGET
 from roost.client import batches, requests, responses, status
 from roost.client.answers import Cluster, Filter, Image, Item, Model, Neighbours, Outcome, StoredItem
 from roost.client.channel import (
     DEFAULT_IN_FLIGHT,
     DEFAULT_MAX_MESSAGE_BYTES,
-    DEFAULT_TARGET,
     DEFAULT_TIMEOUT,
     Tls,
     options,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 
@@ -67,15 +67,26 @@ class Hit:
 
 
 @dataclass(frozen=True)
-class Neighbours:
-    """The answer to a search."""
+class Neighbours(Sequence[Hit]):
+    """The answer to a search: a sequence of hits, nearest first."""
 
     model: str
     """`name@version` of the model that was searched."""
     hits: list[Hit]
-    """Nearest first."""
     placement: Placement | None
     """Where the query lies; None for a model without clusters and for a query by id."""
+
+    @overload
+    def __getitem__(self, index: int) -> Hit: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Hit]: ...
+
+    def __getitem__(self, index: int | slice) -> Hit | list[Hit]:
+        return self.hits[index]
+
+    def __len__(self) -> int:
+        return len(self.hits)
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,8 @@ import grpc
 import roost
 from roost.errors import BadSettings
 
-DEFAULT_TARGET = "127.0.0.1:50051"
 DEFAULT_TIMEOUT = 30.0
-DEFAULT_MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+DEFAULT_MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 DEFAULT_IN_FLIGHT = 64
 
 

@@ -1,0 +1,74 @@
+"""Options that several commands take, and what they mean."""
+
+import json
+import re
+import tomllib
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from roost.errors import BadSettings
+
+if TYPE_CHECKING:
+    from roost.client import Filter, Range
+
+Gateway = Annotated[str, typer.Option(envvar="ROOST_GATEWAY", help="The gateway's address.")]
+Model = Annotated[str, typer.Option(help="name or name@version; not needed where the gateway serves one.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
+Cluster = Annotated[list[int] | None, typer.Option(help="Only items of this cluster; may be given several times.")]
+Anomaly = Annotated[bool | None, typer.Option("--anomaly/--no-anomaly", help="Only anomalies, or none.")]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE",
+        help="Only items whose payload has this value; 2..5 is a range. May be given several times: all must hold.",
+    ),
+]
+
+
+def to_filter(*, where: list[str] | None, clusters: list[int] | None, anomaly: bool | None) -> "Filter":
+    """The filter that the three options describe."""
+    from roost.client import Filter
+
+    payload = {key: _value(value) for key, value in map(_pair, where or [])}
+    return Filter(payload=payload, clusters=clusters or (), anomaly=anomaly)
+
+
+def to_settings(pairs: list[str] | None) -> dict[str, Any]:
+    """`--set a.b=1` as nested settings; values are read as TOML, and as text where they are not.
+
+    Raises:
+        BadSettings: Something has no `=`.
+    """
+    settings: dict[str, Any] = {}
+    for key, value in map(_pair, pairs or []):
+        *tables, last = key.replace("-", "_").split(".")
+        into = settings
+        for name in tables:
+            into = into.setdefault(name, {})
+        try:
+            into[last] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            into[last] = value
+    return settings
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise BadSettings(f"{text!r} is not of the form KEY=VALUE.", text=text)
+    return key, value
+
+
+def _value(text: str) -> "str | bool | int | float | Range":
+    from roost.client import Range
+
+    number = r"-?\d+(?:\.\d+)?"
+    if bounds := re.fullmatch(rf"({number})?\.\.({number})?", text):
+        low, high = (None if bound is None else float(bound) for bound in bounds.groups())
+        return Range(low, high)
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        return text
+    return value if isinstance(value, str | bool | int | float) else text
