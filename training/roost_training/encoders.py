@@ -41,6 +41,14 @@ def names() -> list[str]:
     return sorted(_builders())
 
 
+def check(name: str) -> None:
+    """Raise UnknownPlugin, with the nearest name, where no encoder has that name."""
+    if name not in _builders():
+        near = difflib.get_close_matches(name, names(), n=1)
+        hint = f"Did you mean {near[0]!r}?" if near else "There are: " + ", ".join(names()) + "."
+        raise UnknownPlugin(f"No encoder called {name!r}. {hint}", kind="encoder", name=name)
+
+
 def build(name: str, *, image_size: int) -> tuple[nn.Module, int]:
     """Make an untrained encoder without a classification head.
 
@@ -55,16 +63,12 @@ def build(name: str, *, image_size: int) -> tuple[nn.Module, int]:
         UnknownPlugin: No encoder has that name.
         BadSettings: The images are too small.
     """
-    builders = _builders()
-    if name not in builders:
-        near = difflib.get_close_matches(name, builders, n=1)
-        hint = f"Did you mean {near[0]!r}?" if near else "There are: " + ", ".join(names()) + "."
-        raise UnknownPlugin(f"No encoder called {name!r}. {hint}", kind="encoder", name=name)
+    check(name)
     if image_size < MIN_IMAGE_SIZE:
         raise BadSettings(
             f"An image size of {image_size} pixels is too small. Take {MIN_IMAGE_SIZE} or more.", image_size=image_size
         )
-    return builders[name](image_size)
+    return _builders()[name](image_size)
 
 
 class Embedder(nn.Module):
