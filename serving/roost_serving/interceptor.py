@@ -1,6 +1,7 @@
 """Counts, times and translates the errors of every call: the only place that does."""
 
 import asyncio
+import inspect
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -81,7 +82,11 @@ class Call:
     async def respond_stream(self, request: Any, context: Context) -> AsyncIterator[Any]:
         """A handler with a stream of responses."""
         async with self._watched(context):
-            async for response in self._behaviour(self._read(request), context):
+            responses = self._behaviour(self._read(request), context)
+            if inspect.isawaitable(responses):  # the health service's Watch writes to the context itself
+                await responses
+                return
+            async for response in responses:
                 self._sent.inc()
                 yield response
 

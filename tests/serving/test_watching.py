@@ -1,0 +1,200 @@
+"""What watches the gateway: Prometheus, a kubelet, a load balancer, a caller without stubs."""
+
+import asyncio
+import json
+import shutil
+import urllib.error
+import urllib.request
+
+import grpc
+import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse
+
+from roost.errors import StoreUnavailable
+from roost.v1 import gateway_pb2 as pb
+from roost_serving.health import Health
+from roost_serving.server import serving
+from roost_serving.stores import memory
+
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+
+
+def fetch(gateway, path: str, accept: str = "") -> tuple[int, str]:
+    request = urllib.request.Request(f"http://{gateway.http_address}{path}", headers={"Accept": accept})
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+async def scrape(gateway) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    _, text = await asyncio.to_thread(fetch, gateway, "/metrics")
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in parse(text)
+        for sample in family.samples
+    }
+
+
+def labels(method: str, **more: str) -> tuple[tuple[str, str], ...]:
+    kind = "bidi_stream" if method == "IngestItems" else "unary"
+    service = {"grpc_service": "roost.v1.GatewayService", "grpc_method": method, "grpc_type": kind}
+    return tuple(sorted((service | more).items()))
+
+
+async def test_a_scrape_tells_what_was_done(gateway, stub, digits):
+    items = [pb.Item(image=image) for image in [*digits[:3], b"no image"]]
+    await stub.EmbedItems(pb.EmbedItemsRequest(model="digits", items=items, allow_partial=True))
+    requests = [pb.IngestItemsRequest(model="digits", item=pb.Item(image=image)) for image in digits[:5]]
+    assert len([response async for response in stub.IngestItems(iter(requests))]) == 5
+    with pytest.raises(grpc.RpcError):
+        await stub.GetItem(pb.GetItemRequest(model="digits", id="nobody"))
+    samples = await scrape(gateway)
+    assert samples["grpc_server_handled_total", labels("EmbedItems", grpc_code="OK")] == 1
+    assert samples["grpc_server_handled_total", labels("IngestItems", grpc_code="OK")] == 1
+    assert samples["grpc_server_handled_total", labels("GetItem", grpc_code="NOT_FOUND")] == 1
+    assert samples["grpc_server_msg_received_total", labels("IngestItems")] == 5
+    assert samples["grpc_server_msg_sent_total", labels("IngestItems")] == 5
+    assert samples["grpc_server_handling_seconds_count", labels("EmbedItems")] == 1
+    assert samples["roost_images_total", (("model", "digits@1"), ("result", "ok"))] == 8
+    assert samples["roost_images_total", (("model", "digits@1"), ("result", "error"))] == 1
+    for stage, count in {"queue": 8, "decode": 8, "infer": 8, "place": 5, "store": 5}.items():
+        assert samples["roost_stage_seconds_count", (("stage", stage),)] == count
+    assert samples["roost_in_flight_images", ()] == 0
+    assert samples["roost_in_flight_images_limit", ()] == 512
+    assert samples["roost_dependency_up", (("part", "store"),)] == 1
+
+
+async def test_openmetrics_is_given_to_whoever_asks(gateway):
+    _, text = await asyncio.to_thread(fetch, gateway, "/metrics", OPENMETRICS)
+    assert text.endswith("# EOF\n")
+    assert "roost_build" in {family.name for family in parse_openmetrics(text)}
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
+async def test_promtool_finds_no_fault_in_the_metrics(gateway, stub, digits):
+    await stub.EmbedItems(pb.EmbedItemsRequest(model="digits", items=[pb.Item(image=digits[0])]))
+    _, text = await asyncio.to_thread(fetch, gateway, "/metrics")
+    promtool = await asyncio.create_subprocess_exec(
+        "promtool", "check", "metrics", stdin=-1, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    output, _ = await promtool.communicate(text.encode())
+    ours = [line for line in output.decode().splitlines() if line.startswith(("roost_", "grpc_", "error"))]
+    assert ours == []
+
+
+async def test_strangers_cannot_add_series(gateway, stub):
+    before = len(await scrape(gateway))
+    async with grpc.aio.insecure_channel(gateway.address) as channel:
+        for number in range(20):
+            with pytest.raises(grpc.RpcError):
+                await channel.unary_unary(f"/roost.v1.GatewayService/Nothing{number}")(b"")
+            with pytest.raises(grpc.RpcError):
+                await stub.GetItem(pb.GetItemRequest(model=f"stranger{number}", id="x"))
+    first = set(await scrape(gateway))
+    with pytest.raises(grpc.RpcError):
+        await stub.GetItem(pb.GetItemRequest(model="one more stranger", id="x"))
+    assert set(await scrape(gateway)) == first
+    assert len(first) - before < 30  # GetItem's own series, once
+
+
+async def test_live_and_ready_are_said_over_http(gateway):
+    assert await asyncio.to_thread(fetch, gateway, "/livez") == (200, "ok\n")
+    status, text = await asyncio.to_thread(fetch, gateway, "/readyz")
+    assert (status, json.loads(text)) == (200, {"backend": True, "store": True})
+
+
+@pytest.mark.parametrize("service", ["", "liveness", "readiness", "roost.v1.GatewayService"])
+async def test_health_is_said_for_each_service(gateway, service):
+    async with grpc.aio.insecure_channel(gateway.address) as channel:
+        answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=service))
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_a_store_that_is_away_makes_the_gateway_alive_but_not_ready(gateway, monkeypatch):
+    async def away(self, *, timeout=None):
+        raise StoreUnavailable("The store is away.")
+
+    looked = asyncio.Event()
+    look = Health.look
+
+    async def watched(self):
+        await look(self)
+        looked.set()
+
+    monkeypatch.setattr(memory.Store, "ping", away)
+    monkeypatch.setattr(Health, "look", watched)
+    await asyncio.wait_for(looked.wait(), 10)
+    status, text = await asyncio.to_thread(fetch, gateway, "/readyz")
+    assert (status, json.loads(text)) == (503, {"backend": True, "store": False})
+    async with grpc.aio.insecure_channel(gateway.address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        alive = await stub.Check(health_pb2.HealthCheckRequest(service="liveness"))
+        ready = await stub.Check(health_pb2.HealthCheckRequest(service="readiness"))
+    assert alive.status == health_pb2.HealthCheckResponse.SERVING
+    assert ready.status == health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+async def test_a_caller_without_stubs_finds_its_way_by_reflection(gateway, digits):
+    """A plain gRPC channel that knows nothing but the address."""
+    async with grpc.aio.insecure_channel(gateway.address) as channel:
+        reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
+        asked = [
+            reflection_pb2.ServerReflectionRequest(list_services=""),
+            reflection_pb2.ServerReflectionRequest(file_containing_symbol="roost.v1.GatewayService"),
+        ]
+        services, files = [answer async for answer in reflection.ServerReflectionInfo(iter(asked))]
+        assert "roost.v1.GatewayService" in {s.name for s in services.list_services_response.service}
+        pool = descriptor_pool.DescriptorPool()
+        pending = [
+            descriptor_pb2.FileDescriptorProto.FromString(f)
+            for f in files.file_descriptor_response.file_descriptor_proto
+        ]
+        known: set[str] = set()
+        while pending:
+            file = pending[0]
+            missing = [name for name in file.dependency if name not in known]
+            if missing:
+                ask = reflection_pb2.ServerReflectionRequest(file_by_filename=missing[0])
+                (answer,) = [answer async for answer in reflection.ServerReflectionInfo(iter([ask]))]
+                found = answer.file_descriptor_response.file_descriptor_proto
+                pending[:0] = [descriptor_pb2.FileDescriptorProto.FromString(f) for f in found]
+                continue
+            pool.Add(pending.pop(0))
+            known.add(file.name)
+        method = pool.FindServiceByName("roost.v1.GatewayService").FindMethodByName("EmbedItems")
+        question = message_factory.GetMessageClass(method.input_type)
+        answer = message_factory.GetMessageClass(method.output_type)
+        call = channel.unary_unary(
+            "/roost.v1.GatewayService/EmbedItems",
+            request_serializer=question.SerializeToString,
+            response_deserializer=answer.FromString,
+        )
+        response = await call(question(model="digits", items=[{"image": digits[0]}]))
+    assert len(response.results[0].vector.values) == 256 * 4
+
+
+async def test_draining_says_not_serving_before_the_port_closes(settings):
+    settings = settings.model_copy(update={"drain_seconds": 0.5})
+    seen = []
+    async with serving(settings) as running:
+        channel = grpc.aio.insecure_channel(running.address)
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service="readiness"))
+
+        async def follow() -> None:
+            async for answer in watch:
+                seen.append(answer.status)
+
+        following = asyncio.create_task(follow())
+        await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=""))
+    with pytest.raises(grpc.RpcError):
+        await following
+    await channel.close()
+    kind = health_pb2.HealthCheckResponse
+    assert seen == [kind.SERVING, kind.NOT_SERVING]
