@@ -9,7 +9,12 @@ MAX_LENGTH = 256
 
 def content_id(data: bytes) -> str:
     """The id of an item whose caller gives none: uuid5 of its bytes' sha256, so sending again changes nothing."""
-    return str(uuid.uuid5(NAMESPACE, hashlib.sha256(data).hexdigest()))
+    return sha256_id(hashlib.sha256(data).hexdigest())
+
+
+def sha256_id(digest: str) -> str:
+    """The content id of bytes whose sha256 is known already, as 64 lower-case hexadecimal digits."""
+    return str(uuid.uuid5(NAMESPACE, digest))
 
 
 def point_id(item_id: str) -> str:
