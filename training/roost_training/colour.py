@@ -26,13 +26,13 @@ def brightness(planes: Tensor, factor: Tensor) -> None:
 def contrast(planes: Tensor, factor: Tensor) -> None:
     """Move away from each image's mean grey value by `factor`."""
     mean = luma(planes).mean((1, 2)).mul_(1 - factor)
-    torch.addcmul(mean[:, None, None], planes, factor[:, None, None], out=planes).clamp_(0, 1)
+    planes.mul_(factor[:, None, None]).add_(mean[:, None, None]).clamp_(0, 1)
 
 
 def saturation(planes: Tensor, factor: Tensor) -> None:
     """Move away from each pixel's grey value by `factor`."""
     grey = luma(planes).mul_((1 - factor)[:, None, None])
-    torch.addcmul(grey, planes, factor[:, None, None], out=planes).clamp_(0, 1)
+    planes.mul_(factor[:, None, None]).add_(grey).clamp_(0, 1)
 
 
 def hue(planes: Tensor, turns: Tensor) -> None:
@@ -54,7 +54,6 @@ def hue(planes: Tensor, turns: Tensor) -> None:
     for plane, centre, base, slope in ((red, 1 / 2, low, 6), (green, 1 / 3, high, -6), (blue, 2 / 3, high, -6)):
         torch.sub(angle, centre, out=plane).abs_().clamp_(1 / 6, 1 / 3)
         torch.addcmul(base, chroma, plane, value=slope, out=plane)
-    planes.clamp_(0, 1)
 
 
 def solarise(planes: Tensor, threshold: Tensor) -> None:

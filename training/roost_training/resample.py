@@ -51,7 +51,10 @@ def separable(planes: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         Shape (3, n, new height, new width).
     """
     turned = columns.mT
-    return torch.stack([rows @ (plane @ turned) for plane in planes])
+    result = planes.new_empty(3, len(rows), rows.shape[1], columns.shape[1])
+    for plane, target in zip(planes, result, strict=True):
+        torch.bmm(rows, plane @ turned, out=target)
+    return result
 
 
 def blur_weights(sigma: Tensor, size: int) -> Tensor:
@@ -64,15 +67,16 @@ def blur_weights(sigma: Tensor, size: int) -> Tensor:
     Returns:
         float32 of shape (n, size, size), rows summing to 1.
     """
-    scale = (-0.5 / sigma.square())[:, None, None]
-    position = torch.arange(size, device=sigma.device, dtype=torch.float32)
-    distance = position - position[:, None]
-    total = position + position[:, None]
-    reach = size - 1
-    weights = torch.exp(distance.square() * scale)
-    weights[:, :, 1:] += torch.exp(total[:, 1:].square() * scale)
-    weights[:, :, :reach] += torch.exp((2 * reach - total[:, :reach]).square() * scale)
-    return weights.div_(weights.sum(2, keepdim=True))
+    distance = torch.arange(2 * size - 1, device=sigma.device, dtype=torch.float32)
+    kernel = torch.exp(distance.square() * (-0.5 / sigma.square())[:, None])
+    kernel[:, size:] = 0
+    kernel.div_(2 * kernel.sum(1, keepdim=True) - kernel[:, :1])
+    # A window that slides along the kernel is a matrix of i + j; along the mirrored kernel, one of i - j.
+    mirrored = torch.cat([kernel[:, :size].flip(1), kernel[:, 1:size]], dim=1)
+    weights = mirrored.unfold(1, size, 1).flip(1)
+    weights[:, :, 1:] += kernel.unfold(1, size, 1)[:, :, 1:]
+    weights[:, :, :-1] += kernel.flip(1).unfold(1, size, 1)[:, :, :-1]
+    return weights
 
 
 def warp(planes: Tensor, grid_from: Tensor, *, size: int, supersample: int) -> Tensor:
