@@ -44,6 +44,7 @@ def main() -> None:
         # What a killed server leaves in /dev/shm can be told by its process id, and removed.
         f"--backend-config=python,shm-region-prefix-name=roost_triton_{os.getpid()}_",
         "--disable-auto-complete-config",
+        "--exit-timeout-secs=5",  # a Python process that died is waited for as long as this
         "--grpc-address=127.0.0.1",
         f"--grpc-port={port}",
         "--allow-http=false",

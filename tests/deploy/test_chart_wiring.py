@@ -1,0 +1,151 @@
+"""Every name in the chart leads to something: selectors, ports, claims, secrets, addresses, settings, times."""
+
+from urllib.parse import urlsplit
+
+import pytest
+
+from roost_serving import health
+from roost_serving.settings import ServeSettings
+
+EXISTING = {"model-repository", "models", "qdrant-key", "triton-admin", "registry"}
+"""What the tested values say exists already."""
+
+
+def test_every_selector_matches_the_pods_of_one_kind(documents, pods):
+    for document in documents:
+        if document["kind"] in {"Service", "Deployment", "StatefulSet", "PodDisruptionBudget"}:
+            selector = document["spec"]["selector"]
+            wanted = selector.get("matchLabels", selector).items()
+            matched = [name for name, pod in pods.items() if wanted <= pod["metadata"]["labels"].items()]
+            assert len(matched) == 1, document["metadata"]["name"]
+
+
+def test_every_service_port_leads_to_a_container_port(documents, pods):
+    for document in documents:
+        if document["kind"] != "Service":
+            continue
+        spec = document["spec"]
+        (pod,) = [p for p in pods.values() if spec["selector"].items() <= p["metadata"]["labels"].items()]
+        ports = {port["name"]: port["containerPort"] for port in pod["spec"]["containers"][0]["ports"]}
+        assert {port["targetPort"]: port["port"] for port in spec["ports"]}.items() <= ports.items()
+
+
+def test_every_service_monitor_finds_exactly_one_service_and_its_port(documents):
+    services = [doc for doc in documents if doc["kind"] == "Service"]
+    for monitor in (doc["spec"] for doc in documents if doc["kind"] == "ServiceMonitor"):
+        wanted = monitor["selector"]["matchLabels"].items()
+        (service,) = [doc for doc in services if wanted <= doc["metadata"]["labels"].items()]
+        assert monitor["endpoints"][0]["port"] in {port["name"] for port in service["spec"]["ports"]}
+
+
+def test_every_referenced_object_is_in_the_release_or_said_to_exist(documents, pods):
+    names = {(doc["kind"], doc["metadata"]["name"]) for doc in documents}
+    references = {reference for pod in pods.values() for reference in _references(pod["spec"])}
+    assert {name for name in references - names if name[1] not in EXISTING} <= {("ServiceAccount", "default")}
+
+
+def test_every_mount_has_its_volume(documents, pods):
+    claims = {
+        claim["metadata"]["name"]
+        for doc in documents
+        if doc["kind"] == "StatefulSet"
+        for claim in doc["spec"]["volumeClaimTemplates"]
+    }
+    for name, pod in pods.items():
+        volumes = {volume["name"] for volume in pod["spec"]["volumes"]}
+        mounts = {mount["name"] for container in pod["spec"]["containers"] for mount in container["volumeMounts"]}
+        assert volumes <= mounts <= volumes | claims, name
+
+
+def test_every_set_of_pods_that_keeps_data_has_a_headless_service(documents):
+    headless = {
+        doc["metadata"]["name"]
+        for doc in documents
+        if doc["kind"] == "Service" and doc["spec"].get("clusterIP") == "None"
+    }
+    assert {doc["spec"]["serviceName"] for doc in documents if doc["kind"] == "StatefulSet"} <= headless
+
+
+def test_the_gateway_can_read_the_settings_that_it_is_given(documents, monkeypatch):
+    settings = _settings(documents, monkeypatch)
+    assert (settings.host, settings.port, settings.http_port) == ("0.0.0.0", 50051, 8080)
+    services = {
+        (doc["metadata"]["name"], port["port"])
+        for doc in documents
+        if doc["kind"] == "Service"
+        for port in doc["spec"]["ports"]
+    }
+    for url in (settings.backend, settings.store):
+        parts = urlsplit(url)
+        inside = (parts.hostname, parts.port) in services or parts.scheme in {"onnx", "edge"}
+        assert inside or (parts.hostname or "").endswith(".svc"), url
+
+
+def test_a_pod_lives_until_its_gateway_has_drained(documents, pods, monkeypatch):
+    settings = _settings(documents, monkeypatch)
+    allowed = pods["demo-roost-gateway"]["spec"]["terminationGracePeriodSeconds"]
+    assert settings.drain_seconds > 0
+    assert allowed == settings.drain_seconds + settings.grace_seconds + 5
+
+
+def test_probes_ask_for_health_services_that_exist_and_only_readiness_depends_on_others(pods):
+    (container,) = pods["demo-roost-gateway"]["spec"]["containers"]
+    asked = {probe: container[f"{probe}Probe"]["grpc"] for probe in ("startup", "liveness", "readiness")}
+    assert {probe["port"] for probe in asked.values()} == {50051}
+    assert asked["startup"]["service"] == asked["liveness"]["service"] == health.LIVENESS
+    assert asked["readiness"]["service"] == health.READINESS
+
+
+def test_a_disruption_always_leaves_a_gateway(documents):
+    gateways = {
+        doc["metadata"]["name"]: doc["spec"] for doc in documents if doc["kind"] in {"Deployment", "StatefulSet"}
+    }
+    scalers = {doc["metadata"]["name"]: doc["spec"]["minReplicas"] for doc in documents if "Autoscaler" in doc["kind"]}
+    for budget in (doc for doc in documents if doc["kind"] == "PodDisruptionBudget"):
+        name = budget["metadata"]["name"]
+        assert budget["spec"]["maxUnavailable"] < scalers.get(name, gateways[name].get("replicas", 0))
+
+
+def test_an_autoscaler_is_not_fought_by_a_fixed_number_of_replicas(render):
+    documents = render({"gateway": {"autoscaling": {"enabled": True}}})
+    (scaler,) = [doc["spec"] for doc in documents if doc["kind"] == "HorizontalPodAutoscaler"]
+    (target,) = [
+        doc
+        for doc in documents
+        if (doc["kind"], doc["metadata"]["name"]) == ("Deployment", scaler["scaleTargetRef"]["name"])
+    ]
+    assert "replicas" not in target["spec"]
+
+
+@pytest.mark.parametrize(("settings", "given"), [({}, True), ({"workers": 3}, False)])
+def test_workers_follow_the_cpu_limit_unless_they_are_set(settings, given, render):
+    documents = render({"gateway": {"settings": settings}})
+    (gateway,) = [doc for doc in documents if doc["kind"] == "Deployment" and "gateway" in doc["metadata"]["name"]]
+    variables = gateway["spec"]["template"]["spec"]["containers"][0].get("env", [])
+    assert ("ROOST_SERVE_WORKERS" in {variable["name"] for variable in variables}) is given
+
+
+def _settings(documents: list[dict], monkeypatch: pytest.MonkeyPatch) -> ServeSettings:
+    (data,) = [
+        doc["data"] for doc in documents if doc["kind"] == "ConfigMap" and doc["metadata"]["name"].endswith("-gateway")
+    ]
+    for name, value in data.items():
+        monkeypatch.setenv(name, value)
+    return ServeSettings.load()
+
+
+def _references(spec: dict):
+    yield "ServiceAccount", spec["serviceAccountName"]
+    for secret in spec.get("imagePullSecrets", []):
+        yield "Secret", secret["name"]
+    for volume in spec["volumes"]:
+        if "persistentVolumeClaim" in volume:
+            yield "PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]
+        if "secret" in volume:
+            yield "Secret", volume["secret"]["secretName"]
+    for container in spec["containers"]:
+        for source in container.get("envFrom", []):
+            yield "ConfigMap", source["configMapRef"]["name"]
+        for variable in container.get("env", []):
+            if "secretKeyRef" in variable.get("valueFrom", {}):
+                yield "Secret", variable["valueFrom"]["secretKeyRef"]["name"]
