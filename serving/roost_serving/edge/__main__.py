@@ -1,0 +1,28 @@
+"""`python -m roost_serving.edge FOLDER --listen ADDRESS`; it ends when its standard input does."""
+
+import argparse
+import asyncio
+import logging
+import sys
+from pathlib import Path
+
+from roost_serving.edge.server import serve
+
+
+def main() -> None:
+    """Serve an index until standard input ends."""
+    parser = argparse.ArgumentParser(prog="python -m roost_serving.edge", description=__doc__)
+    parser.add_argument("folder", type=Path, help="the index; made where it does not exist")
+    parser.add_argument("--listen", required=True, metavar="ADDRESS", help="unix:PATH or HOST:PORT")
+    arguments = parser.parse_args()
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    asyncio.run(serve(arguments.folder, address=arguments.listen, announce=_announce))
+
+
+def _announce(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

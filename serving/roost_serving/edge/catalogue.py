@@ -1,0 +1,121 @@
+"""All collections of a folder, the aliases that lead to them, and the lock that keeps the folder to one process."""
+
+import fcntl
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import grpc
+
+from roost.artifact import replace_bytes
+from roost.errors import BadSettings
+from roost_serving.edge.collection import Collection
+from roost_serving.edge.errors import Refused
+
+LOCK = "lock"
+ALIASES = "aliases.json"
+COLLECTIONS = "collections"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,254}")
+
+
+class Catalogue:
+    """The collections of one folder, all open.
+
+    Args:
+        folder: Made where it does not exist.
+
+    Raises:
+        BadSettings: Another process has the folder open, or it cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = _lock(folder)
+        self.aliases: dict[str, str] = {}
+        self.collections: dict[str, Collection] = {}
+
+    def open(self) -> None:
+        """Open every collection, and remove what was never finished."""
+        path = self.folder / ALIASES
+        self.aliases = json.loads(path.read_bytes()) if path.exists() else {}
+        for folder in sorted((self.folder / COLLECTIONS).iterdir()):
+            if NAME.fullmatch(folder.name):
+                self.collections[folder.name] = Collection.open(folder)
+            else:
+                shutil.rmtree(folder)
+
+    def close(self) -> None:
+        """Flush and close every collection, then release the folder."""
+        for collection in self.collections.values():
+            collection.close()
+        self.collections.clear()
+        os.close(self._lock)
+
+    def find(self, name: str) -> Collection:
+        """The collection of this name or alias.
+
+        Raises:
+            Refused: NOT_FOUND.
+        """
+        collection = self.collections.get(self.aliases.get(name, name))
+        if collection is None:
+            raise Refused.missing(name)
+        return collection
+
+    def create(self, name: str, *, dim: int) -> None:
+        """Make a collection.
+
+        Raises:
+            Refused: ALREADY_EXISTS, or INVALID_ARGUMENT for a name that cannot be a folder's.
+        """
+        if not NAME.fullmatch(name):
+            raise Refused.invalid(f"Wrong input: a collection cannot be called {name!r}")
+        if name in self.collections or name in self.aliases:
+            raise Refused(grpc.StatusCode.ALREADY_EXISTS, f"Wrong input: Collection `{name}` already exists!")
+        self.collections[name] = Collection.create(self.folder / COLLECTIONS / name, dim=dim)
+
+    def delete(self, name: str) -> bool:
+        """Delete a collection and its aliases; False if there was none."""
+        collection = self.collections.pop(name, None)
+        if collection is None:
+            return False
+        collection.close()
+        # Renamed first, so that a kill in between leaves rubbish and not half a collection.
+        doomed = collection.folder.with_name(f".{name}.deleted")
+        collection.folder.rename(doomed)
+        shutil.rmtree(doomed)
+        self.point({alias: target for alias, target in self.aliases.items() if target != name})
+        return True
+
+    def point(self, aliases: dict[str, str]) -> None:
+        """Replace all aliases at once.
+
+        Raises:
+            Refused: NOT_FOUND for a target that is no collection, INVALID_ARGUMENT for an alias that is one.
+        """
+        for alias, target in aliases.items():
+            if target not in self.collections:
+                raise Refused.missing(target)
+            if alias in self.collections:
+                raise Refused.invalid(f"Wrong input: Can't create alias `{alias}`: a collection has that name")
+        replace_bytes(self.folder / ALIASES, json.dumps(aliases, sort_keys=True).encode())
+        self.aliases = aliases
+
+
+def _lock(folder: Path) -> int:
+    try:
+        (folder / COLLECTIONS).mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise BadSettings(f"{folder} cannot hold an index: {error.strerror}.", folder=folder) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise BadSettings(
+            f"Another process has the index in {folder} open. Stop it, or give this one a folder of its own.",
+            folder=folder,
+        )
+    return descriptor

@@ -1,0 +1,133 @@
+"""Runs the engine's process: opens the folder, says where it listens, serves, flushes now and then, and ends clean."""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+
+from roost.errors import BadSettings
+from roost_serving.edge.catalogue import Catalogue
+from roost_serving.edge.errors import Refused, translate
+from roost_serving.edge.protocol import qdrant
+from roost_serving.edge.servicer import Collections, Health, Points
+
+FLUSH_SECONDS = 5.0
+FLUSH_BYTES = 32 << 20
+LOCK_PATIENCE_SECONDS = 3.0
+"""A process whose gateway was killed needs a moment to flush and release the folder."""
+
+_log = logging.getLogger(__name__)
+
+
+class Statuses(grpc.aio.ServerInterceptor):
+    """Turns errors into statuses, and drops work whose deadline passed while it queued behind other work."""
+
+    async def intercept_service(
+        self, continuation: Callable[..., Awaitable[Any]], handler_call_details: grpc.HandlerCallDetails
+    ) -> Any:
+        """Wrap the handler of a unary call."""
+        handler = await continuation(handler_call_details)
+        if handler is None or handler.unary_unary is None:
+            return handler
+
+        async def serve(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            remaining = context.time_remaining()
+            if remaining is not None and remaining <= 0:
+                return await context.abort(
+                    grpc.StatusCode.DEADLINE_EXCEEDED, "The deadline passed before the work began"
+                )
+            try:
+                return await handler.unary_unary(request, context)
+            except Refused as refused:
+                error = refused
+            except Exception as raised:  # the engine's errors are bare Exceptions
+                error = translate(raised)
+                _log.warning("%s: %s", handler_call_details.method, raised)
+            return await context.abort(error.code, error.message)
+
+        return grpc.unary_unary_rpc_method_handler(
+            serve, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
+        )
+
+
+async def serve(folder: Path, *, address: str, announce: Callable[[str], None]) -> None:
+    """Serve a folder until a signal comes or standard input ends.
+
+    Args:
+        folder: The index; made where it does not exist.
+        address: `unix:PATH`, or `HOST:PORT` where port 0 takes a free one.
+        announce: Called with one line of JSON: the address once it is served, or the error that prevents it.
+    """
+    try:
+        catalogue = await _open(folder)
+    except (BadSettings, Refused) as error:
+        reason = "DISK_FULL" if isinstance(error, Refused) else error.reason
+        announce(json.dumps({"reason": reason, "message": error.message}))
+        return
+    unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+    server = grpc.aio.server(interceptors=[Statuses()], options=[*unlimited, ("grpc.so_reuseport", 0)])
+    qdrant.add_QdrantServicer_to_server(Health(), server)
+    qdrant.add_CollectionsServicer_to_server(Collections(catalogue), server)
+    qdrant.add_PointsServicer_to_server(Points(catalogue), server)
+    port = server.add_insecure_port(address)
+    await server.start()
+    stop = _stop_event()
+    flushing = asyncio.create_task(_flush(catalogue))
+    announce(
+        json.dumps({"address": address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"})
+    )
+    await stop.wait()
+    await server.stop(grace=1.0)
+    flushing.cancel()
+    catalogue.close()
+
+
+async def _open(folder: Path) -> Catalogue:
+    give_up = time.monotonic() + LOCK_PATIENCE_SECONDS
+    while True:
+        try:
+            catalogue = Catalogue(folder)
+            break
+        except BadSettings:
+            if time.monotonic() > give_up:
+                raise
+            await asyncio.sleep(0.05)
+    catalogue.open()
+    return catalogue
+
+
+async def _flush(catalogue: Catalogue) -> None:
+    """Flush a collection five seconds after its last flush, or at once where its log has grown long."""
+    last = time.monotonic()
+    while True:
+        await asyncio.sleep(FLUSH_SECONDS / 20)
+        due = time.monotonic() - last > FLUSH_SECONDS
+        for collection in list(catalogue.collections.values()):
+            if due or collection.unflushed_bytes > FLUSH_BYTES:
+                collection.flush()
+                await asyncio.sleep(0)
+        last = time.monotonic() if due else last
+
+
+def _stop_event() -> asyncio.Event:
+    """Set by SIGTERM and SIGINT, and by the end of standard input, whose other end the gateway holds while it lives."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+    def watch() -> None:
+        while os.read(0, 4096):
+            pass
+        loop.call_soon_threadsafe(stop.set)
+
+    threading.Thread(target=watch, daemon=True, name="watch-parent").start()
+    return stop
