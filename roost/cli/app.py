@@ -34,8 +34,9 @@ def root(
     verbose: Annotated[int, typer.Option("-v", "--verbose", count=True, help="Say more; -vv says everything.")] = 0,
 ) -> None:
     """Roost turns a pile of unlabelled images into a running embedding service."""
-    level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
-    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+    if verbose:  # else a command may decide for itself: `roost serve` has a log level of its own
+        level = logging.INFO if verbose == 1 else logging.DEBUG
+        logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from roost.address import DEFAULT_TARGET
 from roost.cli import bars
 from roost.cli.app import PARTLY_FAILED
 from roost.cli.options import Gateway, Json, Model
-from roost.cli.output import emit, say
+from roost.cli.output import emit, say, say_failed
 
 INTERRUPTED = 130
 LISTED = 20
@@ -51,21 +51,16 @@ def index(
     seconds = time.monotonic() - begun
     if json:
         counts = {"stored": report.stored, "existed": report.existed, "seconds": round(seconds, 3)}
-        failed = [{"path": failure.path, **_reason(failure.error)} for failure in report.failed]
-        emit({"files": len(names), **counts, "failed": failed})
+        emit({"files": len(names), **counts, "failed": report.failed})
     else:
         for failure in report.failed[:LISTED]:
-            say(f"  {failure.path}: {failure.error}")
+            say_failed(failure.path, failure.error)
         if len(report.failed) > LISTED:
-            say(f"  and {len(report.failed) - LISTED} more; --json lists all.")
+            say(f"and {len(report.failed) - LISTED} more; --json lists all.")
     counted = f"{report.stored} stored, {report.existed} existed, {len(report.failed)} failed"
     say(f"{len(names)} files in {seconds:.1f} s: {counted}; {report.done / max(seconds, 1e-9):,.0f} images/s.")
     if report.failed:
         raise typer.Exit(PARTLY_FAILED)
-
-
-def _reason(error: Exception) -> dict[str, str]:
-    return {"reason": getattr(error, "reason", ""), "message": str(error)}
 
 
 def _pause(seconds: float) -> None:

@@ -20,8 +20,9 @@ Anomaly = Annotated[bool | None, typer.Option("--anomaly/--no-anomaly", help="On
 Where = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="KEY=VALUE",
-        help="Only items whose payload has this value; 2..5 is a range. May be given several times: all must hold.",
+        metavar="KEY=TEXT",
+        help="Only items whose payload has this text; KEY:=3, KEY:=true or KEY:=2..5 for a number, a truth value or a "
+        "range. May be given several times: all must hold.",
     ),
 ]
 
@@ -30,7 +31,9 @@ def to_filter(*, where: list[str] | None, clusters: list[int] | None, anomaly: b
     """The filter that the three options describe."""
     from roost.client import Filter
 
-    payload = {key: _value(value) for key, value in map(_pair, where or [])}
+    payload = {}
+    for key, value in map(_pair, where or []):
+        payload[key.removesuffix(":")] = _value(value) if key.endswith(":") else value
     return Filter(payload=payload, clusters=clusters or (), anomaly=anomaly)
 
 
@@ -60,15 +63,18 @@ def _pair(text: str) -> tuple[str, str]:
     return key, value
 
 
-def _value(text: str) -> "str | bool | int | float | Range":
+def _value(text: str) -> "bool | int | float | Range":
+    """What stands after `:=`.
+
+    Raises:
+        BadSettings: It is neither a number nor a truth value nor a range.
+    """
     from roost.client import Range
 
     number = r"-?\d+(?:\.\d+)?"
     if bounds := re.fullmatch(rf"({number})?\.\.({number})?", text):
         low, high = (None if bound is None else float(bound) for bound in bounds.groups())
         return Range(low, high)
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
-        return text
-    return value if isinstance(value, str | bool | int | float) else text
+    if re.fullmatch(rf"true|false|{number}", text):
+        return json.loads(text)
+    raise BadSettings(f"{text!r} is no number, truth value or range. Write KEY=TEXT to compare with text.", text=text)

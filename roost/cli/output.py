@@ -28,6 +28,11 @@ def say(words: str) -> None:
     typer.echo(words, err=True)
 
 
+def say_failed(path: object, error: RoostError) -> None:
+    """A line that says which file failed and why."""
+    say(error.message if str(path) in error.message else f"{path}: {error.message}")
+
+
 def emit(value: Any) -> None:
     """A line of JSON for a program."""
     typer.echo(json.dumps(plain(value), ensure_ascii=False))
@@ -55,7 +60,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for name in columns:
         drawn.add_column(name.removeprefix("#"), justify="right" if name.startswith("#") else "left")
     for row in rows:

@@ -8,7 +8,7 @@ import typer
 from roost.address import DEFAULT_TARGET
 from roost.cli.app import PARTLY_FAILED
 from roost.cli.options import Anomaly, Cluster, Gateway, Json, Model, Where, to_filter
-from roost.cli.output import emit, say, table
+from roost.cli.output import emit, say, say_failed, table
 from roost.errors import BadRequest, RoostError
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def embed(
         first = [" ".join(f"{value:+.3f}" for value in row[:SHOWN_VALUES]) + " …" for _, row in good]
         table(["path", "#length", "vector"], [(p, len(row), v) for (p, row), v in zip(good, first, strict=True)])
     for path, error in bad:
-        say(f"{path}: {error.message}")
+        say_failed(path, error)
     if bad:
         say(f"{len(bad)} of {len(files)} images failed.")
         raise typer.Exit(PARTLY_FAILED)
