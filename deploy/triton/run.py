@@ -1,8 +1,7 @@
 """Start a Triton server on this machine, without a container: `.triton/bin/python deploy/triton/run.py REPOSITORY`.
 
 The environment whose Python runs this, made by `make triton` from requirements/triton.txt, carries the server. It has
-Triton's Python backend only: export with `--backend python`. The server listens on loopback and loads a model when the
-gateway asks for it. The one line on stdout is the URL for `roost serve --backend`; then this process is the server.
+Triton's Python backend only: export with `--backend python`. The server listens on loopback. The one line on stdout is the URL for `roost serve --backend`; then this process is the server.
 """
 
 import argparse
@@ -22,6 +21,12 @@ def main() -> None:
     parser.add_argument("repository", type=Path, help="the model repository that `roost export` wrote")
     parser.add_argument("--grpc-port", type=int, default=0, help="0, the default, takes a free one")
     parser.add_argument("--metrics-port", type=int, help="serve Triton's own metrics there; off by default")
+    parser.add_argument(
+        "--model-control-mode",
+        choices=["explicit", "none"],
+        default="explicit",
+        help="explicit, the default, loads a model when it is asked for; none loads all at the start",
+    )
     arguments = parser.parse_args()
     if not arguments.repository.is_dir():
         parser.error(f"{arguments.repository} is no folder; write it with `roost export --backend python`")
@@ -39,7 +44,7 @@ def main() -> None:
     command = [
         str(server),
         f"--model-repository={arguments.repository.resolve()}",
-        "--model-control-mode=explicit",
+        f"--model-control-mode={arguments.model_control_mode}",
         f"--backend-directory={root / 'backends'}",
         # What a killed server leaves in /dev/shm can be told by its process id, and removed.
         f"--backend-config=python,shm-region-prefix-name=roost_triton_{os.getpid()}_",

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from roost_training import encoders
 
 from roost import artifact
 from roost.artifact import Manifest
@@ -18,6 +17,7 @@ from roost_export import repository as repositories
 from roost_export.config import Serving
 from roost_export.formats import Shape, onnx
 from roost_export.parity import Parity
+from roost_training import encoders
 
 GOLDEN = "golden.npz"
 PYTHON = "python"

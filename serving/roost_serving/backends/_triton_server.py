@@ -1,0 +1,190 @@
+"""One Triton server, spoken to over gRPC: which models it has, what it embeds, and what its errors mean.
+
+A server that was restarted has no models until it is told to load them, and one whose Python backend died refuses
+everything until it loads the model again; both are done here, before a caller hears of it.
+
+https://github.com/triton-inference-server/server/blob/main/docs/protocol/README.md
+"""
+
+import asyncio
+import json
+import logging
+import math
+import time
+from typing import Any
+
+import numpy as np
+from tritonclient.grpc import InferInput, InferRequestedOutput
+from tritonclient.grpc.aio import InferenceServerClient
+from tritonclient.utils import InferenceServerException
+
+from roost.artifact import Manifest
+from roost.errors import BackendUnavailable, DeadlineExceeded, Overloaded, RoostError
+from roost_serving.admission import RETRY_AFTER_SECONDS
+
+log = logging.getLogger(__name__)
+
+INPUT, OUTPUT = "image", "embedding"
+RELOAD_SECONDS = 5.0
+"""A model that is still missing after it was loaded is not loaded again before this."""
+
+CHANNEL = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),  # gRPC's own two minutes would outlast a server's restart
+    ("grpc.lb_policy_name", "round_robin"),  # a name that stands for several servers uses them all
+]
+
+# What Triton says, since its codes do not tell these apart.
+QUEUE_FULL = "Exceeds maximum queue size"
+QUEUE_TIMEOUT = "Request timeout expired"
+PROCESS_DIED = "is not healthy"
+
+
+class Server:
+    """A connection; made inside a running event loop.
+
+    Args:
+        target: host:port of the server's gRPC service.
+    """
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+        self._client = InferenceServerClient(target, channel_args=CHANNEL)
+        self._loading: dict[str, asyncio.Task[None]] = {}
+        self._loaded: dict[str, float] = {}
+
+    async def close(self) -> None:
+        """Let go of the connection; calls that are under way end with an error."""
+        for task in self._loading.values():
+            task.cancel()
+        await self._client.close()
+
+    async def check(self, manifest: Manifest) -> None:
+        """Return if the server has a model version, after having it load the model where it has not.
+
+        Raises:
+            BackendUnavailable: The server does not answer, or has not got it.
+        """
+        name, version = manifest.name, str(manifest.version)
+        try:
+            if await self._client.is_model_ready(name, version):
+                return
+            await self._load(name, unless_since=time.monotonic() - RELOAD_SECONDS)
+            if await self._client.is_model_ready(name, version):
+                return
+        except InferenceServerException as error:
+            raise self._translate(error)
+        raise self._unavailable(f"has no {manifest.reference}. Start it over the same models")
+
+    async def max_batch(self, manifest: Manifest) -> int:
+        """How many images the model takes in one call.
+
+        Raises:
+            BackendUnavailable: The server does not answer.
+        """
+        try:
+            config = await self._client.get_model_config(manifest.name, str(manifest.version))
+        except InferenceServerException as error:
+            raise self._translate(error)
+        return max(1, config.config.max_batch_size)  # pyright: ignore[reportOptionalMemberAccess]
+
+    async def infer(self, manifest: Manifest, pixels: np.ndarray, *, deadline: float | None) -> np.ndarray:
+        """Embed pixels.
+
+        Args:
+            manifest: Of the model version.
+            pixels: uint8 (n, size, size, 3), n no more than `max_batch`.
+            deadline: On the clock of `time.monotonic`; past it, Triton drops the call from its queue.
+
+        Returns:
+            Embeddings, float32 (n, dim).
+
+        Raises:
+            DeadlineExceeded: The deadline passed first.
+            Overloaded: The model's queue is full.
+            BackendUnavailable: The server does not answer, or cannot embed.
+        """
+        begun = time.monotonic()
+        try:
+            return await self._infer(manifest, pixels, deadline)
+        except InferenceServerException as error:
+            died = PROCESS_DIED in (error.message() or "")
+            if not died and error.status() != "StatusCode.NOT_FOUND":
+                raise self._translate(error, deadline)
+        if died:
+            await self._load(manifest.name, unless_since=begun, anew=True)
+        else:
+            await self._load(manifest.name, unless_since=begun - RELOAD_SECONDS)
+        try:
+            return await self._infer(manifest, pixels, deadline)
+        except InferenceServerException as error:
+            raise self._translate(error, deadline)
+
+    async def _infer(self, manifest: Manifest, pixels: np.ndarray, deadline: float | None) -> np.ndarray:
+        left = None if deadline is None else deadline - time.monotonic()
+        if left is not None and left <= 0:
+            raise DeadlineExceeded("The deadline passed before the image was sent to the model.")
+        tensor = InferInput(INPUT, list(pixels.shape), "UINT8")
+        tensor.set_data_from_numpy(pixels)
+        result = await self._client.infer(
+            manifest.name,
+            [tensor],
+            model_version=str(manifest.version),
+            outputs=[InferRequestedOutput(OUTPUT)],
+            timeout=None if left is None else max(1, int(left * 1e6)),
+            client_timeout=left,
+        )
+        try:
+            embeddings = result.as_numpy(OUTPUT)  # pyright: ignore[reportOptionalMemberAccess]
+        except ValueError as error:  # fewer bytes than its shape says
+            raise self._unavailable(f"answered for {manifest.reference} with a broken tensor") from error
+        if embeddings is None or embeddings.shape != (len(pixels), manifest.dim):
+            raise self._unavailable(f"did not answer with {len(pixels)} embeddings of {manifest.reference}")
+        return embeddings
+
+    async def _load(self, name: str, *, unless_since: float, anew: bool = False) -> None:
+        """Have the server load a model, once however many ask, unless that was done since then."""
+        task = self._loading.get(name)
+        if task is None:
+            if self._loaded.get(name, -math.inf) >= unless_since:
+                return
+            task = self._loading[name] = asyncio.create_task(self._load_once(name, anew=anew))
+            task.add_done_callback(lambda _: self._loading.pop(name))
+        await asyncio.shield(task)
+
+    async def _load_once(self, name: str, *, anew: bool) -> None:
+        log.info("asking Triton at %s to load %s", self._target, name)
+        try:
+            await self._client.load_model(name, config=await self._changed_config(name) if anew else None)
+        except InferenceServerException as error:  # also of a server that loads by itself: then it may be on its way
+            log.warning("Triton at %s did not load %s: %s", self._target, name, error.message())
+        self._loaded[name] = time.monotonic()
+
+    async def _changed_config(self, name: str) -> str:
+        """The model's configuration with a note in it: an unchanged one would keep the process that died."""
+        answer: Any = await self._client.get_model_config(name, as_json=True)
+        config = answer["config"]
+        config.setdefault("parameters", {})["roost_loaded_again"] = {"string_value": str(time.time())}
+        return json.dumps(config)
+
+    def _translate(self, error: InferenceServerException, deadline: float | None = None) -> RoostError:
+        """What one of Triton's errors means here; its text goes to the log, not to the caller."""
+        status, text = str(error.status()).removeprefix("StatusCode."), error.message() or ""
+        late = deadline is not None and time.monotonic() >= deadline
+        if status == "DEADLINE_EXCEEDED" or (QUEUE_TIMEOUT in text and late):
+            return DeadlineExceeded("The deadline passed before the model answered.")
+        if QUEUE_FULL in text or QUEUE_TIMEOUT in text:
+            return Overloaded(
+                f"The model's queue is full. Try again in {RETRY_AFTER_SECONDS} s.",
+                retry_after_seconds=RETRY_AFTER_SECONDS,
+            )
+        log.warning("Triton at %s: %s %s", self._target, status, text)
+        if status == "UNAVAILABLE":
+            self._loaded.clear()  # it may come back without its models, and is then asked to load them at once
+            return self._unavailable("cannot be reached")
+        return self._unavailable(f"could not embed ({status}). Its log says why")
+
+    def _unavailable(self, what: str) -> BackendUnavailable:
+        return BackendUnavailable(f"The Triton server {what}.", target=self._target)

@@ -1,0 +1,197 @@
+"""A Triton server over the same repository: `triton://host:8001`.
+
+This end decodes, on threads, and sends pixels; Triton queues, batches and runs the model.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from roost import preprocess
+from roost.artifact import Manifest
+from roost.errors import BackendUnavailable, BadSettings, DeadlineExceeded, RoostError
+from roost.preprocess import Limits
+from roost_serving import repository
+from roost_serving.backends import Embedded
+from roost_serving.backends._triton_server import Server
+from roost_serving.repository import Model
+
+T = TypeVar("T")
+
+BATCH = 16
+"""Images in one call to Triton, at most: while one group is inferred the next is decoded."""
+START_SECONDS = 60.0
+PING_SECONDS = 5.0
+RETRY_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An image on its way to the model."""
+
+    pixels: np.ndarray
+    """uint8 (size, size, 3)."""
+    seconds: dict[str, float]
+    """How long it waited and was decoded."""
+
+
+class Backend:
+    """Embeds in a Triton server.
+
+    Args:
+        url: `triton://host:port` of the server's gRPC service.
+        repository: Holds the models of the server's own repository.
+        limits: Refuse images beyond these.
+        workers: Threads that decode.
+        start_seconds: How long `open` waits for the server and its models.
+
+    Raises:
+        BadSettings: The URL has no host or no port.
+    """
+
+    def __init__(
+        self, url: str, *, repository: Path, limits: Limits, workers: int, start_seconds: float = START_SECONDS
+    ) -> None:
+        self.models: list[Model] = []
+        self._target = _target(url)
+        self._repository = repository
+        self._limits = limits
+        self._start_seconds = start_seconds
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+        self._server: Server | None = None
+        self._group: dict[str, int] = {}
+
+    async def open(self) -> None:
+        """Wait for the server, have it load every model version, and check each on its golden images."""
+        self.models = await asyncio.to_thread(repository.scan, self._repository)
+        self._server = Server(self._target)
+        try:
+            await self._start()
+            for model in self.models:
+                infer = partial(self._infer_from_thread, asyncio.get_running_loop(), model.manifest)
+                await asyncio.to_thread(repository.check_golden, model, infer)
+        except RoostError:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Let go of the server; calls that are under way end with an error."""
+        server, self._server = self._server, None
+        if server is not None:
+            await server.close()
+        await asyncio.to_thread(self._pool.shutdown, cancel_futures=True)
+
+    async def ping(self, *, timeout: float | None = None) -> None:
+        """Return if the server answers and has every model, after having it load those that it lacks."""
+        server = self._connected()
+        try:
+            async with asyncio.timeout(PING_SECONDS if timeout is None else timeout):
+                await _all(server.check(model.manifest) for model in self.models)
+        except TimeoutError:
+            raise BackendUnavailable("The Triton server does not answer.", target=self._target)
+
+    async def embed(
+        self, manifest: Manifest, images: Sequence[bytes], *, timeout: float | None = None
+    ) -> list[Embedded | RoostError]:
+        """Decode and embed images, in groups that are decoded and inferred at the same time."""
+        arrival = time.monotonic()
+        deadline = None if timeout is None else arrival + timeout
+        size = self._group.get(manifest.reference, BATCH)
+        starts = range(0, len(images), size)
+        try:
+            async with asyncio.timeout(timeout):
+                groups = await _all(
+                    self._embed(manifest, images[start : start + size], arrival, deadline) for start in starts
+                )
+        except TimeoutError:
+            raise DeadlineExceeded(f"The deadline passed before {len(images)} images were embedded.")
+        return [result for group in groups for result in group]
+
+    async def _embed(
+        self, manifest: Manifest, images: Sequence[bytes], arrival: float, deadline: float | None
+    ) -> list[Embedded | RoostError]:
+        server, loop = self._connected(), asyncio.get_running_loop()
+        decoded = await _all(
+            loop.run_in_executor(self._pool, self._decode, manifest, image, arrival, deadline) for image in images
+        )
+        good = [image.pixels for image in decoded if isinstance(image, Decoded)]
+        begun = time.monotonic()
+        vectors = iter(await server.infer(manifest, np.stack(good), deadline=deadline) if good else ())
+        infer = {"infer": time.monotonic() - begun}
+        return [
+            Embedded(next(vectors), image.seconds | infer) if isinstance(image, Decoded) else image for image in decoded
+        ]
+
+    def _decode(self, manifest: Manifest, image: bytes, arrival: float, deadline: float | None) -> Decoded | RoostError:
+        begun = time.monotonic()
+        if deadline is not None and begun > deadline:
+            return DeadlineExceeded("The deadline passed while the image waited to be decoded.")
+        size, resize = manifest.input.size, manifest.input.resize
+        try:
+            pixels = preprocess.decode(image, size=size, resize=resize, limits=self._limits)
+        except RoostError as error:
+            return error
+        return Decoded(pixels, {"queue": begun - arrival, "decode": time.monotonic() - begun})
+
+    async def _start(self) -> None:
+        why = "it does not answer."
+        try:
+            async with asyncio.timeout(self._start_seconds):
+                for model in self.models:
+                    while model.manifest.reference not in self._group:
+                        try:
+                            await self._prepare(model.manifest)
+                        except BackendUnavailable as error:
+                            why = error.message
+                            await asyncio.sleep(RETRY_SECONDS)
+        except TimeoutError:
+            raise BackendUnavailable(
+                f"Triton at {self._target} was not ready within {self._start_seconds:g} s: {why}", target=self._target
+            )
+
+    async def _prepare(self, manifest: Manifest) -> None:
+        server = self._connected()
+        await server.check(manifest)
+        self._group[manifest.reference] = min(BATCH, await server.max_batch(manifest))
+
+    def _infer_from_thread(self, loop: asyncio.AbstractEventLoop, manifest: Manifest, pixels: np.ndarray) -> np.ndarray:
+        size = self._group[manifest.reference]
+        groups = [pixels[start : start + size] for start in range(0, len(pixels), size)]
+        infer = partial(self._connected().infer, deadline=None)
+        calls = [asyncio.run_coroutine_threadsafe(infer(manifest, group), loop) for group in groups]
+        return np.concatenate([call.result() for call in calls])
+
+    def _connected(self) -> Server:
+        if self._server is None:
+            raise BackendUnavailable("The gateway is shutting down. Try another one.")
+        return self._server
+
+
+def _target(url: str) -> str:
+    """host:port of a backend's URL."""
+    parts = urlsplit(url)
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if not host or not port:
+        raise BadSettings(f"The backend {url!r} has no host and port. Write triton://host:8001.", backend=url)
+    return f"{host}:{port}"
+
+
+async def _all(work: Iterable[Awaitable[T]]) -> list[T]:
+    """What all of it gives; when one fails, the rest is cancelled."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()

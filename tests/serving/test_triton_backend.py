@@ -1,0 +1,245 @@
+import asyncio
+import os
+import shutil
+import signal
+import socket
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from roost import artifact, preprocess
+from roost.errors import BackendUnavailable, BadArtifact, BadImage, BadSettings, DeadlineExceeded, Overloaded
+from roost_serving.backends import Embedded, connect
+from roost_serving.backends.triton import Backend
+
+LIMITS = preprocess.Limits()
+
+
+def backend_of(server, **options) -> Backend:
+    return Backend(server.url, repository=server.repository, limits=LIMITS, workers=2, **options)
+
+
+@pytest.fixture
+async def backend(triton):
+    opened = backend_of(triton)
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+def run_onnx(folder: Path, images: list[bytes]) -> np.ndarray:
+    """Embeddings by ONNX Runtime itself, one image at a time."""
+    given = artifact.read(folder).input
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    pixels = [preprocess.decode(image, size=given.size, resize=given.resize) for image in images]
+    return np.concatenate([session.run(None, {"image": each[np.newaxis]})[0] for each in pixels])
+
+
+async def test_the_same_images_have_the_same_embeddings_through_triton_and_onnx_runtime(backend, digits, photographs):
+    (model,) = backend.models
+    images = [*photographs, *digits[:60]]
+    embedded = await backend.embed(model.manifest, images)
+    vectors = np.stack([each.vector for each in embedded])
+    assert np.abs(vectors - run_onnx(model.folder, images)).max() < 1e-5
+    assert np.abs(vectors[:-1] - vectors[1:]).max() > 1e-2  # or any answer would do
+
+
+async def test_the_same_images_have_the_same_embeddings_through_triton_and_the_onnx_backend(backend, photographs):
+    (model,) = backend.models
+    onnx = connect(f"onnx://{model.folder.parent.parent}", repository=Path(), workers=1)
+    await onnx.open()
+    here = await onnx.embed(model.manifest, photographs)
+    there = await backend.embed(model.manifest, photographs)
+    await onnx.close()
+    assert max(np.abs(a.vector - b.vector).max() for a, b in zip(here, there, strict=True)) < 1e-5
+
+
+async def test_each_stage_of_an_image_is_timed(backend, photographs):
+    (embedded,) = await backend.embed(backend.models[0].manifest, photographs[:1])
+    assert set(embedded.seconds) == {"queue", "decode", "infer"}
+    assert all(seconds >= 0 for seconds in embedded.seconds.values())
+    assert embedded.seconds["infer"] > 0
+
+
+async def test_a_bad_image_among_good_ones_gets_its_own_error(backend, photographs):
+    manifest = backend.models[0].manifest
+    images = [photographs[0], b"", photographs[1][:100], photographs[1]]
+    first, empty, cut, last = await backend.embed(manifest, images)
+    alone = await backend.embed(manifest, [photographs[1]])
+    assert isinstance(empty, BadImage)
+    assert isinstance(cut, BadImage)
+    assert isinstance(first, Embedded)
+    assert np.abs(last.vector - alone[0].vector).max() < 1e-5
+
+
+async def test_only_bad_images_are_no_call_at_all(backend):
+    results = await backend.embed(backend.models[0].manifest, [b"", b"no image"])
+    assert [type(result) for result in results] == [BadImage, BadImage]
+
+
+async def test_a_deadline_that_has_passed_is_an_error_of_the_call(backend, photographs):
+    with pytest.raises(DeadlineExceeded):
+        await backend.embed(backend.models[0].manifest, photographs, timeout=0)
+
+
+async def test_a_stopped_server_costs_no_more_than_the_deadline(start_triton, triton_repository, photographs):
+    server = start_triton(triton_repository)
+    backend = backend_of(server)
+    await backend.open()
+    manifest = backend.models[0].manifest
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(DeadlineExceeded):
+            await backend.embed(manifest, photographs[:1], timeout=0.3)
+        with pytest.raises(BackendUnavailable, match="does not answer"):
+            await backend.ping(timeout=0.3)
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+    (embedded,) = await backend.embed(manifest, photographs[:1], timeout=30)
+    await backend.close()
+    assert isinstance(embedded, Embedded)
+
+
+async def test_a_cancelled_call_leaves_the_backend_working(backend, photographs):
+    manifest = backend.models[0].manifest
+    call = asyncio.create_task(backend.embed(manifest, photographs * 20))
+    await asyncio.sleep(0)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert len(await backend.embed(manifest, photographs)) == len(photographs)
+
+
+async def test_more_than_the_queue_holds_is_refused_with_a_time_to_come_back(
+    start_triton, triton_repository, tmp_path, digits
+):
+    repository = tmp_path / "repository"
+    shutil.copytree(triton_repository, repository)
+    replace_text(repository / "small" / "config.pbtxt", "max_queue_size: 64", "max_queue_size: 1")
+    backend = backend_of(start_triton(repository))
+    await backend.open()
+    manifest = backend.models[0].manifest
+    calls = [backend.embed(manifest, digits[:8]) for _ in range(60)]
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    (embedded,) = await backend.embed(manifest, digits[:1])
+    await backend.close()
+    refused = [result for result in results if isinstance(result, Exception)]
+    assert 0 < len(refused) < 60
+    assert {type(error) for error in refused} == {Overloaded}
+    assert float(refused[0].facts["retry_after_seconds"]) > 0
+    assert isinstance(embedded, Embedded)
+
+
+async def test_a_killed_server_is_unavailable_and_serves_again_once_it_is_back(
+    start_triton, triton_repository, photographs
+):
+    server = start_triton(triton_repository)
+    backend = backend_of(server)
+    await backend.open()
+    manifest = backend.models[0].manifest
+    server.process.kill()
+    server.process.wait()
+    with pytest.raises(BackendUnavailable, match="cannot be reached"):
+        await backend.embed(manifest, photographs[:1], timeout=10)
+    with pytest.raises(BackendUnavailable, match="cannot be reached"):
+        await backend.ping()
+    start_triton(triton_repository, "--grpc-port", server.url.rpartition(":")[2])
+    await until_it_answers(backend)
+    (embedded,) = await backend.embed(manifest, photographs[:1], timeout=10)
+    await backend.close()
+    assert np.abs(embedded.vector - run_onnx(backend.models[0].folder, photographs[:1])[0]).max() < 1e-5
+
+
+async def test_a_model_whose_process_died_is_loaded_again_before_the_caller_hears_of_it(
+    start_triton, triton_repository, photographs
+):
+    server = start_triton(triton_repository)
+    backend = backend_of(server)
+    await backend.open()
+    kill_children(server.process.pid)
+    (embedded,) = await backend.embed(backend.models[0].manifest, photographs[:1], timeout=30)
+    await backend.close()
+    assert isinstance(embedded, Embedded)
+
+
+async def test_a_server_that_loads_models_by_itself_is_waited_for(start_triton, triton_repository, photographs):
+    backend = backend_of(start_triton(triton_repository, "--model-control-mode", "none"))
+    await backend.open()
+    (embedded,) = await backend.embed(backend.models[0].manifest, photographs[:1])
+    await backend.close()
+    assert isinstance(embedded, Embedded)
+
+
+async def test_a_server_over_other_files_than_the_gateways_is_refused(triton, triton_repository, tmp_path):
+    ours = tmp_path / "repository"
+    shutil.copytree(triton_repository, ours)
+    folder = ours / "small" / "1"
+    with np.load(folder / "golden.npz") as golden:
+        np.savez(folder / "golden.npz", pixels=golden["pixels"], embeddings=golden["embeddings"][::-1])
+    artifact.write(folder, artifact.read(folder, verify=()), files=["golden.npz", "model.onnx", "model.py"])
+    backend = Backend(triton.url, repository=ours, limits=LIMITS, workers=1)
+    with pytest.raises(BadArtifact, match="golden"):
+        await backend.open()
+
+
+async def test_a_model_that_the_server_has_not_got_is_named(triton, triton_repository, tmp_path):
+    ours = tmp_path / "repository"
+    shutil.copytree(triton_repository / "small" / "1", ours / "other" / "1")
+    folder = ours / "other" / "1"
+    other = artifact.read(folder).model_copy(update={"name": "other"})
+    artifact.write(folder, other, files=other.files)
+    backend = Backend(triton.url, repository=ours, limits=LIMITS, workers=1, start_seconds=0.5)
+    with pytest.raises(BackendUnavailable, match="other@1"):
+        await backend.open()
+
+
+async def test_a_server_that_is_not_there_is_waited_for_and_then_named(triton_repository):
+    url = f"triton://127.0.0.1:{unused_port()}"
+    backend = Backend(url, repository=triton_repository, limits=LIMITS, workers=1, start_seconds=0.3)
+    with pytest.raises(BackendUnavailable, match=r"not ready within 0\.3 s: The Triton server cannot be reached"):
+        await backend.open()
+
+
+async def test_a_closed_backend_says_so(triton):
+    backend = backend_of(triton)
+    await backend.open()
+    manifest = backend.models[0].manifest
+    await backend.close()
+    with pytest.raises(BackendUnavailable, match="shutting down"):
+        await backend.embed(manifest, [b""])
+    with pytest.raises(BackendUnavailable, match="shutting down"):
+        await backend.ping()
+
+
+@pytest.mark.parametrize("url", ["triton://", "triton://host", "triton://host:http", "triton://:8001"])
+def test_a_url_without_host_or_port_is_refused(url, tmp_path):
+    with pytest.raises(BadSettings, match="triton://host:8001"):
+        connect(url, repository=tmp_path, workers=1)
+
+
+def replace_text(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+
+
+def kill_children(pid: int) -> None:
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        os.kill(int(child), signal.SIGKILL)
+
+
+async def until_it_answers(backend: Backend) -> None:
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                return await backend.ping()
+            except BackendUnavailable:
+                await asyncio.sleep(0.05)
+
+
+def unused_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
