@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from roost import artifact
 from roost.artifact import Manifest
@@ -22,6 +23,7 @@ FALSE_ALARM_RATE = 0.01
 HELD_OUT_FRACTION = 0.2
 MIN_THRESHOLD = 0.1  # where all images held out are duplicates, a rounding error must be no anomaly
 MIN_IMAGES = 3  # two to fit, one to hold out
+ONE_THREAD_VALUES = 2**26  # fewer embedding values than this are fitted faster, and repeatably, by one thread
 
 Progress = Callable[[str, int, int], None]
 """Called with a stage ("decode", "embed", "choose k" or "fit"), its steps done and its steps in all."""
@@ -131,21 +133,25 @@ def fit(
     _check_count("components", components, least=1)
     kept, held_out = split(len(embeddings), fraction=held_out_fraction, seed=seed)
     fitted = embeddings[kept]
-    if k is None:
-        k = kmeans.choose_k(fitted, seed=seed, progress=_stage(progress, "choose k"))
-    run = partial(kmeans.fit, fitted, seed=seed, starts=starts)
-    partition = run(k=k, progress=_stage(progress, "fit"))
-    groups = partition if components in (None, k) else run(k=components)
+    # Threads that wait for each other by spinning cost up to 25 times the work where another process wants the core.
+    with threadpool_limits(1 if fitted.size < ONE_THREAD_VALUES else None):
+        if k is None:
+            k = kmeans.choose_k(fitted, seed=seed, progress=_stage(progress, "choose k"))
+        run = partial(kmeans.fit, fitted, seed=seed, starts=starts)
+        partition = run(k=k, progress=_stage(progress, "fit"))
+        groups = partition if components in (None, k) else run(k=components)
+        gaussians = mixture.fit(fitted, groups.labels)
     distances = np.linalg.norm(fitted - partition.centroids[partition.labels], axis=1).astype(np.float64)
     members = [np.flatnonzero(partition.labels == each) for each in range(k)]
+    medoids = [kept[each[distances[each].argmin()]] for each in members]
     clusters = Clusters(
-        **vars(mixture.fit(fitted, groups.labels)),
+        **vars(gaussians),
         centroids=partition.centroids,
         quantiles=np.array(QUANTILES),
         distance_quantiles=np.array([np.quantile(distances[each], QUANTILES) for each in members]),
         median_distances=np.array([np.median(distances[each]) for each in members]),
         fitted_images=np.array([len(each) for each in members]),
-        medoid_ids=np.array([ids[int(kept[each[distances[each].argmin()]])] for each in members]),
+        medoid_ids=np.array([ids[int(medoid)] for medoid in medoids]),
         threshold=1.0,
         false_alarm_rate=false_alarm_rate,
     )
