@@ -1,7 +1,8 @@
 """Start a Triton server on this machine, without a container: `.triton/bin/python deploy/triton/run.py REPOSITORY`.
 
 The environment whose Python runs this, made by `make triton` from requirements/triton.txt, carries the server. It has
-Triton's Python backend only: export with `--backend python`. The server listens on loopback. The one line on stdout is the URL for `roost serve --backend`; then this process is the server.
+Triton's Python backend only: export with `--backend python`. The server listens on loopback; the one line on stdout is
+the URL for `roost serve --backend`, and then this process is the server.
 """
 
 import argparse
