@@ -7,9 +7,14 @@ import sysconfig
 from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
 from google.protobuf.message import Message
 from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from roost import preprocess
+from roost_serving.backends import Embedded
+from roost_serving.backends.triton import Backend
 
 KEY = "a-pods-uid"
 ADMIN = (("triton-grpc-protocol-roost-admin", KEY),)
@@ -24,33 +29,42 @@ def server(root: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def channel(server, render, tmp_path_factory):
-    """A channel to a Triton that runs with the chart's own arguments, on other ports and an empty repository."""
-    folder = tmp_path_factory.mktemp("triton")
-    (folder / "models").mkdir()
-    (triton,) = [
-        doc for doc in render({}) if doc["metadata"]["name"] == "demo-roost-triton" and doc["kind"] == "Deployment"
-    ]
-    _, *arguments = triton["spec"]["template"]["spec"]["containers"][0]["args"]
-    arguments = [a.replace("$(ADMIN_KEY)", KEY).replace("/models", str(folder / "models")) for a in arguments]
+def address(root, server, render, triton_repository, tmp_path_factory):
+    """A Triton that runs with the chart's own arguments, on other ports, over an exported repository."""
+    manifests = [doc for doc in render({}) if doc["metadata"]["name"] == "demo-roost-triton"]
+    (pod,) = [doc["spec"]["template"]["spec"] for doc in manifests if doc["kind"] == "Deployment"]
+    _, *arguments = pod["containers"][0]["args"]
+    arguments = [a.replace("$(ADMIN_KEY)", KEY).replace("/models", str(triton_repository)) for a in arguments]
     ports = dict(zip(("http", "grpc", "metrics"), _free_ports(3), strict=True))
+    arguments.append(f"--backend-directory={_link_stub(server, root)}")
     for name, port in ports.items():
         arguments += [f"--{name}-address=127.0.0.1", f"--{name}-port={port}"]
-    environment = {**os.environ, "LD_LIBRARY_PATH": sysconfig.get_config_var("LIBDIR")}
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([server, *arguments], stdout=log, stderr=log, env=environment)
-    with grpc.insecure_channel(f"127.0.0.1:{ports['grpc']}") as channel:
-        try:
+    log = tmp_path_factory.mktemp("server") / "triton.log"
+    with log.open("wb") as stream:
+        process = subprocess.Popen([server, *arguments], stdout=stream, stderr=stream, env=_environment(server))
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{ports['grpc']}") as channel:
             grpc.channel_ready_future(channel).result(timeout=60)
-            yield channel
-        finally:
-            process.terminate()
-            assert process.wait(timeout=60) == 0, (folder / "log").read_text()
+        yield f"127.0.0.1:{ports['grpc']}"
+    finally:
+        process.terminate()
+        assert process.wait(timeout=60) == 0, log.read_text()
 
 
 @pytest.fixture
-def stub(channel):
-    return service_pb2_grpc.GRPCInferenceServiceStub(channel)
+def stub(address):
+    with grpc.insecure_channel(address) as channel:
+        yield service_pb2_grpc.GRPCInferenceServiceStub(channel)
+
+
+async def test_the_gateways_backend_works_over_it(address, triton_repository, photographs):
+    backend = Backend(f"triton://{address}", repository=triton_repository, limits=preprocess.Limits(), workers=1)
+    await backend.open()
+    await backend.ping()
+    (embedded,) = await backend.embed(backend.models[0].manifest, photographs[:1])
+    await backend.close()
+    assert isinstance(embedded, Embedded)
+    assert float(np.linalg.norm(embedded.vector)) == pytest.approx(1, abs=1e-5)
 
 
 def test_what_the_gateway_needs_is_open(stub):
@@ -65,7 +79,6 @@ def test_what_the_gateway_needs_is_open(stub):
         ("RepositoryIndex", "RepositoryIndexRequest"),
         ("RepositoryModelLoad", "RepositoryModelLoadRequest"),
         ("RepositoryModelUnload", "RepositoryModelUnloadRequest"),
-        ("ModelConfig", "ModelConfigRequest"),
         ("ModelStatistics", "ModelStatisticsRequest"),
         ("SystemSharedMemoryStatus", "SystemSharedMemoryStatusRequest"),
         ("TraceSetting", "TraceSettingRequest"),
@@ -80,11 +93,29 @@ def test_what_it_does_not_need_is_refused_without_the_key(method, request_type, 
 
 
 def test_the_key_opens_it(stub):
-    assert list(stub.RepositoryIndex(_message("RepositoryIndexRequest"), metadata=ADMIN).models) == []
+    (model,) = stub.RepositoryIndex(_message("RepositoryIndexRequest"), metadata=ADMIN).models
+    assert (model.name, model.state) == ("small", "READY")
 
 
 def _message(name: str) -> Message:
     return getattr(service_pb2, name)()
+
+
+def _link_stub(server: Path, root: Path) -> Path:
+    """The folder of Triton's backends, with the Python backend's stub in it, as deploy/triton/run.py makes it."""
+    folder = server.parents[1]
+    link = f"import pathlib, runpy; runpy.run_path({str(root / 'deploy/triton/run.py')!r})['link_stub']"
+    subprocess.run([_bin(server) / "python", "-c", f"{link}(pathlib.Path({str(folder)!r}))"], check=True)
+    return folder / "backends"
+
+
+def _environment(server: Path) -> dict[str, str]:
+    library = sysconfig.get_config_var("LIBDIR")
+    return {**os.environ, "PATH": f"{_bin(server)}:{os.environ['PATH']}", "LD_LIBRARY_PATH": library}
+
+
+def _bin(server: Path) -> Path:
+    return next(folder for folder in server.parents if folder.name == "lib").parent / "bin"
 
 
 def _free_ports(count: int) -> list[int]:
