@@ -58,7 +58,7 @@ def check(embed: Embed, *, pixels: np.ndarray, expected: np.ndarray, max_batch: 
     if worst.max_abs_difference > TOLERANCE:
         raise ParityFailed(
             f"Golden image {worst.image} differs by {worst.max_abs_difference:.2g} after export; {TOLERANCE:g} is "
-            "allowed. Nothing was written. Try another --opset or --format.",
+            "allowed. Nothing was written. Export in another format, or train again.",
             image=worst.image,
             difference=worst.max_abs_difference,
         )

@@ -91,20 +91,27 @@ def test_triton_reads_the_configuration(exported):
     assert not config.optimization.HasField("execution_accelerators")
 
 
-def test_the_next_export_is_the_next_version_and_leaves_the_first_alone(run, tmp_path):
+def test_the_next_export_is_the_next_version_and_leaves_the_first_alone(exported, run, tmp_path):
+    shutil.copytree(exported.folder.parent, tmp_path / "small")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "small" / "1").iterdir()}
     told = []
-    first = export(run, repository=tmp_path, name="two", backend="python")
-    before = {path.name: path.read_bytes() for path in first.folder.iterdir()}
-    second = export(run, repository=tmp_path, name="two", accelerator="tensorrt", max_batch=8, progress=told.append)
-    assert (first.manifest.reference, second.manifest.reference) == ("two@1", "two@2")
-    assert before == {path.name: path.read_bytes() for path in first.folder.iterdir()}
+    second = export(run, repository=tmp_path, accelerator="tensorrt", max_batch=8, progress=told.append)
+    assert second.manifest.reference == "small@2"
+    assert second.folder == tmp_path / "small" / "2"
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "small" / "1").iterdir()}
     assert told == ["reading the run", "writing model.onnx", "comparing golden images"]
-    assert "model.py" in first.manifest.files
     assert [model.manifest.version for model in served.scan(tmp_path)] == [1, 2]
-    (accelerator,) = config_of(second.folder).optimization.execution_accelerators.gpu_execution_accelerator
+    config = config_of(second.folder)
+    (accelerator,) = config.optimization.execution_accelerators.gpu_execution_accelerator
     assert accelerator.name == "tensorrt"
     assert accelerator.parameters["trt_profile_max_shapes"] == "image:8x32x32x3"
-    assert config_of(second.folder).instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_GPU
+    assert config.instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_GPU
+
+
+def test_a_version_for_the_python_backend_has_its_program_among_its_hashed_files(triton_repository):
+    (model,) = served.scan(triton_repository)
+    assert set(model.manifest.files) == {"golden.npz", "model.onnx", "model.py"}
+    assert config_of(model.folder).backend == "python"
 
 
 def test_a_model_that_does_not_repeat_training_is_refused_and_leaves_nothing(run, tmp_path):
