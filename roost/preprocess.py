@@ -5,16 +5,28 @@ is read. What the encoder needs after this, scaling to 0..1 and normalising, is 
 """
 
 import io
+import re
+import struct
 import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from roost.errors import BadImage, TooLarge
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+UPRIGHT = {  # EXIF 2.32, table 6: what undoes each orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+PILLOW_FILTER = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 
 @dataclass(frozen=True)
@@ -74,12 +86,14 @@ def _open(data: bytes, limits: Limits) -> Image.Image:
             bytes=len(data),
             max_bytes=limits.max_bytes,
         )
+    _quiet_pillow()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `max_pixels` judges instead
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except Image.DecompressionBombError as error:
-        raise TooLarge(f"{error} Send a smaller one.", max_pixels=limits.max_pixels) from error
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError as error:  # past Pillow's own limit, which is looser by default
+        raise TooLarge(
+            f"The image has more pixels than can be decoded; the limit is {limits.max_pixels}. Send a smaller one.",
+            max_pixels=limits.max_pixels,
+        ) from error
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise BadImage(f"The {len(data)} bytes are not an image of the formats {', '.join(FORMATS)}.") from error
     pixels = image.width * image.height
@@ -97,17 +111,36 @@ def _rgb(image: Image.Image, *, shortest: int) -> Image.Image:
     """Load an image's pixels as 8-bit RGB, upright."""
     kind = image.format
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of odd EXIF and palettes that it still reads
-            if image.format == "JPEG" and image.mode == "RGB":
-                image.draft("RGB", (2 * shortest, 2 * shortest))  # decode large photographs at a fraction
-            image.load()
-            image = ImageOps.exif_transpose(image)
-    except (OSError, ValueError, SyntaxError, IndexError, MemoryError, EOFError) as error:
+        if kind == "JPEG" and image.mode == "RGB":
+            image.draft("RGB", (2 * shortest, 2 * shortest))  # decode large photographs at a fraction
+        image.load()
+    except (OSError, ValueError, SyntaxError, IndexError, MemoryError, EOFError, struct.error) as error:
         raise BadImage(f"The {kind} image is damaged or cut short. Send the whole file.", format=kind) from error
+    image = _upright(image)
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn an image as its EXIF orientation asks; one whose EXIF cannot be read stays as it lies.
+
+    `ImageOps.exif_transpose` also writes the EXIF anew, and fails on images that every viewer shows.
+    """
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except (OSError, ValueError, SyntaxError, TypeError, KeyError, struct.error):
+        return image
+    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+
+
+def _quiet_pillow() -> None:
+    """Silence Pillow's own modules: they warn of odd EXIF and palettes, which they read, and of bombs, judged here.
+
+    `warnings.catch_warnings` would be undone in the wrong order where several threads decode.
+    """
+    if PILLOW_FILTER not in warnings.filters:
+        warnings.filterwarnings("ignore", module=PILLOW_FILTER[3].pattern)
