@@ -6,7 +6,7 @@
 set -eu
 
 gateway=${ROOST_GATEWAY:-127.0.0.1:50051}
-image=${1:-$(find data/digits -name '*.png' | sort | head -n 1)}
+image=${1:-$(find data/digits/ -name '*.png' | sort | head -n 1)}
 bytes=$(base64 <"$image" | tr -d '\n') # JSON carries bytes in base64
 service=roost.v1.GatewayService
 

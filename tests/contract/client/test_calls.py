@@ -101,12 +101,12 @@ def test_a_search_carries_its_filter_and_reads_its_hits(peer, call):
         return pb.SearchItemsResponse(model=version, hits=[pb.Hit(item=item, score=0.5)])
 
     peer.answers["SearchItems"] = answer
-    filter = Filter(
+    wanted = Filter(
         payload={"label": "cat", "seen": True, "size": 3, "ratio": 0.5, "age": Range(min=1)},
         clusters=[1, 7],
         anomaly=False,
     )
-    found = call(peer.target, "search", id="q", limit=5, filter=filter)
+    found = call(peer.target, "search", id="q", limit=5, filter=wanted)
 
     sent = peer.requests[0].filter
     kinds = {condition.key: condition.WhichOneof("match") for condition in sent.payload}

@@ -1,0 +1,123 @@
+"""Indexing on a gateway that is full, goes away, or refuses for good."""
+
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import grpc
+import pytest
+from google.protobuf import any_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from roost import errors
+from roost.client import Client
+from roost.indexing import ROUNDS, index
+from roost.v1 import gateway_pb2 as pb
+
+NAMES = [f"{n}.png" for n in range(8)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in NAMES:
+        (tmp_path / name).write_bytes(name.encode())
+    return tmp_path
+
+
+def failed(kind, **facts):
+    info = any_pb2.Any()
+    info.Pack(error_details_pb2.ErrorInfo(reason=kind.reason, domain="roost", metadata=facts))
+    status = status_pb2.Status(code=code_pb2.Code.Value(kind.code), message="no", details=[info])
+    return pb.IngestItemsResponse(outcome=pb.INGEST_OUTCOME_FAILED, error=status)
+
+
+def stored(request):
+    return pb.IngestItemsResponse(id=request.item.payload["path"], outcome=pb.INGEST_OUTCOME_STORED)
+
+
+def run(peer, folder, pauses):
+    with Client(peer.target) as client:
+        return [(name, outcome.kind) for name, outcome in index(client, folder, NAMES, pause=pauses.append)]
+
+
+def test_what_a_full_gateway_refused_is_sent_again_after_its_hint(peer, folder):
+    refused = set()
+
+    def answer(requests, context):
+        for request in requests:
+            path = request.item.payload["path"]
+            if path in ("2.png", "5.png") and path not in refused:
+                refused.add(path)
+                yield failed(errors.Overloaded, retry_after_seconds="0.7")
+            else:
+                yield stored(request)
+
+    peer.answers["IngestItems"] = answer
+    pauses = []
+    outcomes = run(peer, folder, pauses)
+    assert sorted(outcomes) == [(name, "stored") for name in NAMES]
+    assert [name for name, _ in outcomes[-2:]] == ["2.png", "5.png"]
+    assert pauses == [0.7]
+
+
+def test_a_stream_that_breaks_is_taken_up_where_it_was(peer, folder):
+    received = []
+
+    def answer(requests, context):
+        for place, request in enumerate(requests):
+            if place == 3 and len(received) < 6:
+                context.abort(grpc.StatusCode.UNAVAILABLE, "restarting")
+            received.append(request.item.payload["path"])
+            yield stored(request)
+
+    peer.answers["IngestItems"] = answer
+    outcomes = run(peer, folder, [])
+    assert [name for name, _ in outcomes] == NAMES
+    assert received == NAMES
+
+
+def test_a_gateway_that_stays_away_is_given_up(peer, folder):
+    peer.answers["IngestItems"] = lambda requests, context: context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
+    pauses = []
+    with pytest.raises(errors.GatewayUnavailable):
+        run(peer, folder, pauses)
+    assert pauses == [1, 2, 4, 8, 8]
+    assert len(pauses) == ROUNDS - 1
+
+
+@pytest.mark.parametrize("kind", [errors.DiskFull, errors.UnknownModel])
+def test_an_error_that_would_meet_every_file_ends_it(peer, folder, kind):
+    peer.answers["IngestItems"] = lambda requests, context: (failed(kind) for _ in requests)
+    with pytest.raises(kind):
+        run(peer, folder, [])
+
+
+def test_a_bad_file_is_final(peer, folder):
+    peer.answers["IngestItems"] = lambda requests, context: (failed(errors.BadImage) for _ in requests)
+    assert run(peer, folder, []) == [(name, "failed") for name in NAMES]
+
+
+def test_ctrl_c_says_how_far_it_came(peer, folder):
+    half, over = threading.Event(), threading.Event()
+
+    def answer(requests, context):
+        context.add_callback(over.set)
+        for place, request in enumerate(requests):
+            if place == 4:
+                half.set()
+                over.wait(30)
+                return
+            yield stored(request)
+
+    peer.answers["IngestItems"] = answer
+    command = [Path(sys.executable).with_name("roost"), "index", folder, "--gateway", peer.target]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert half.wait(30)
+    process.send_signal(signal.SIGINT)
+    output, words = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert output == ""
+    assert words.startswith("Stopped after ")
+    assert words.endswith("of 8 files. Run the command again to go on.\n")
