@@ -50,6 +50,8 @@ proto-check: .venv/installed ## Lint gateway.proto and compare the code beside i
 triton: .triton/installed ## Make .triton, a real Triton server for the tests that need one.
 
 lock: .venv/installed ## Pin the dependencies again, with hashes.
+	for part in uv build; do $(LOCK) requirements/$$part.in -o requirements/$$part.txt; done
+	for extra in serving serving-gpu training; do $(LOCK) --extra $$extra pyproject.toml -o requirements/$$extra.txt; done
 	$(LOCK) --extra training --extra serving --group dev pyproject.toml -o requirements/dev.txt
 
 clean: ## Remove what was installed and built; data, runs and models stay.

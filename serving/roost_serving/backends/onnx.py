@@ -46,6 +46,8 @@ class Backend:
     async def open(self) -> None:
         """Load every model version once per worker and check it on its golden images."""
         self.models = await asyncio.to_thread(repository.scan, self._repository)
+        if GPU[0] in onnxruntime.get_available_providers():
+            onnxruntime.preload_dlls()  # CUDA and cuDNN as the packages of `roost[serving-gpu]` bring them
         for sessions in await asyncio.gather(*[self._submit(self._load) for _ in range(self._workers)]):
             self._free.put(sessions)
         await self._submit(self._check)
