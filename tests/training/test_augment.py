@@ -292,6 +292,29 @@ def test_more_images_than_a_chunk_holds_are_all_changed():
     assert torch.equal(views[699], views[0])
 
 
+def test_autocast_and_inference_mode_change_no_view():
+    pixels = photographs()
+    parameters = augment.draw(8, Recipe(), height=40, width=40, generator=torch.Generator().manual_seed(0))
+    expected = augment.apply(pixels, parameters, size=32)
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode():
+        assert torch.equal(augment.apply(pixels, parameters, size=32), expected)
+
+
+def test_the_number_of_threads_is_left_as_it_was_and_changes_no_view():
+    pixels = photographs(n=16)
+    parameters = augment.draw(16, Recipe(), height=40, width=40, generator=torch.Generator().manual_seed(0))
+    before = torch.get_num_threads()
+    views = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            views.append(augment.apply(pixels, parameters, size=32))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(views[0], views[1], rtol=0, atol=1e-6)
+
+
 def test_an_empty_batch_gives_no_views():
     views = augment.augment(photographs()[:0], Recipe(), size=16, generator=torch.Generator().manual_seed(0))
     assert views.shape == (0, 3, 16, 16)
