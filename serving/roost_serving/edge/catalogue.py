@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 
 import grpc
@@ -20,8 +21,12 @@ COLLECTIONS = "collections"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,254}")
 
 
+LOCK_PATIENCE_SECONDS = 3.0
+"""A process whose gateway was killed needs a moment to flush and release the folder."""
+
+
 class Catalogue:
-    """The collections of one folder, all open.
+    """The collections of one folder.
 
     Args:
         folder: Made where it does not exist.
@@ -110,12 +115,16 @@ def _lock(folder: Path) -> int:
         descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise BadSettings(f"{folder} cannot hold an index: {error.strerror}.", folder=folder) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise BadSettings(
-            f"Another process has the index in {folder} open. Stop it, or give this one a folder of its own.",
-            folder=folder,
-        )
-    return descriptor
+    give_up = time.monotonic() + LOCK_PATIENCE_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except BlockingIOError:
+            if time.monotonic() > give_up:
+                os.close(descriptor)
+                raise BadSettings(
+                    f"Another process has the index in {folder} open. Stop it, or give this one a folder of its own.",
+                    folder=folder,
+                )
+        time.sleep(0.05)

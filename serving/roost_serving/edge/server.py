@@ -21,8 +21,6 @@ from roost_serving.edge.servicer import Collections, Health, Points
 
 FLUSH_SECONDS = 5.0
 FLUSH_BYTES = 32 << 20
-LOCK_PATIENCE_SECONDS = 3.0
-"""A process whose gateway was killed needs a moment to flush and release the folder."""
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +65,8 @@ async def serve(folder: Path, *, address: str, announce: Callable[[str], None]) 
         announce: Called with one line of JSON: the address once it is served, or the error that prevents it.
     """
     try:
-        catalogue = await _open(folder)
+        catalogue = Catalogue(folder)
+        catalogue.open()
     except (BadSettings, Refused) as error:
         reason = "DISK_FULL" if isinstance(error, Refused) else error.reason
         announce(json.dumps({"reason": reason, "message": error.message}))
@@ -88,20 +87,6 @@ async def serve(folder: Path, *, address: str, announce: Callable[[str], None]) 
     await server.stop(grace=1.0)
     flushing.cancel()
     catalogue.close()
-
-
-async def _open(folder: Path) -> Catalogue:
-    give_up = time.monotonic() + LOCK_PATIENCE_SECONDS
-    while True:
-        try:
-            catalogue = Catalogue(folder)
-            break
-        except BadSettings:
-            if time.monotonic() > give_up:
-                raise
-            await asyncio.sleep(0.05)
-    catalogue.open()
-    return catalogue
 
 
 async def _flush(catalogue: Catalogue) -> None:

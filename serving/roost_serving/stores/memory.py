@@ -66,7 +66,6 @@ class Collection:
 
     def matching(self, filter: Filter) -> list[str]:
         """The keys of the points that a filter lets through, in the order of their rows."""
-        check_filter(filter)
         return [key for key in self.keys if _matches(self.points[key], filter)]
 
 
@@ -144,6 +143,7 @@ class Store:
         """The nearest points, nearest first."""
         check_time(timeout)
         check_limit(limit)
+        check_filter(filter)
         found = self._find(collection)
         query = check_vector(vector, dim=found.dim if found else None)
         if found is None:
@@ -168,6 +168,7 @@ class Store:
         check_time(timeout)
         check_limit(limit)
         check_key(start)
+        check_filter(filter)
         found = self._find(collection)
         if found is None:
             return Page()
@@ -178,6 +179,7 @@ class Store:
     async def count(self, collection: str, *, filter: Filter = Filter(), timeout: float | None = None) -> int:
         """How many points match."""
         check_time(timeout)
+        check_filter(filter)
         found = self._find(collection)
         return len(found.matching(filter)) if found else 0
 

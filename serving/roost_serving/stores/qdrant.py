@@ -72,11 +72,20 @@ class Store:
     def __init__(self, url: str, *, api_key: str | None = None) -> None:
         parts = urlsplit(url)
         options = parse_qs(parts.query)
-        if not parts.hostname or parts.path.strip("/") or options not in ({}, {"tls": ["0"]}, {"tls": ["1"]}):
+        try:
+            port = parts.port or PORT
+        except ValueError:
+            port = None
+        if (
+            not (parts.hostname and port)
+            or parts.path.strip("/")
+            or options not in ({}, {"tls": ["0"]}, {"tls": ["1"]})
+        ):
             raise BadSettings(
                 f"{url!r} is no address of a Qdrant server. Write qdrant://host:6334 or …?tls=1.", url=url
             )
-        target = f"{parts.hostname}:{parts.port or PORT}"
+        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+        target = f"{host}:{port}"
         self._setup(place=f"Qdrant at {target}", target=target, tls=options.get("tls") == ["1"], api_key=api_key)
 
     def _setup(self, *, place: str, target: str, tls: bool, api_key: str | None) -> None:

@@ -6,7 +6,7 @@ import os
 import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +21,11 @@ SERVER_URL = os.environ.get("ROOST_TEST_QDRANT_URL")
 
 
 @asynccontextmanager
-async def engine(folder: Path) -> AsyncIterator[tuple[str, asyncio.subprocess.Process]]:
+async def engine(
+    folder: Path, *, address: str = "127.0.0.1:0"
+) -> AsyncIterator[tuple[str, asyncio.subprocess.Process]]:
     """The engine's process, started by hand on TCP, as the address of a Qdrant server."""
-    command = [sys.executable, "-m", "roost_serving.edge", str(folder), "--listen", "127.0.0.1:0"]
+    command = [sys.executable, "-m", "roost_serving.edge", str(folder), "--listen", address]
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
     try:
@@ -59,6 +61,12 @@ URLS = {"memory": memory_url, "edge": edge_url, "qdrant": qdrant_url, "server": 
 NAMES = [*plugins.names(stores), *(["server"] if SERVER_URL else [])]
 
 
+@pytest.fixture
+def engine_at() -> Callable[..., AbstractAsyncContextManager[tuple[str, asyncio.subprocess.Process]]]:
+    """Start the engine's process by hand."""
+    return engine
+
+
 @pytest_asyncio.fixture(params=NAMES, scope="module", loop_scope="module")
 async def store(request, tmp_path_factory) -> AsyncIterator[stores.Store]:
     async with URLS[request.param](tmp_path_factory.mktemp(request.param)) as url:
@@ -72,6 +80,14 @@ async def store(request, tmp_path_factory) -> AsyncIterator[stores.Store]:
 def collection() -> str:
     """A name that no other test has: they share a store, and a real server keeps what a test leaves."""
     return f"digits-{uuid.uuid4().hex[:12]}@1"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def plane(store) -> str:
+    """A collection of vectors with two values, made once for many tests, since making one takes a while."""
+    name = f"plane-{uuid.uuid4().hex[:12]}@1"
+    await store.ensure(name, dim=2)
+    return name
 
 
 @pytest.fixture

@@ -1,12 +1,14 @@
 """Searching, filtering, paging and counting. Runs over every store."""
 
 import asyncio
+import uuid
 
 import numpy as np
 import pytest
+import pytest_asyncio
 
 from roost.errors import BadPageToken, BadRequest
-from roost_serving.stores import Condition, Filter, Range
+from roost_serving.stores import Condition, Filter, Point, Range
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -55,8 +57,7 @@ async def test_hits_carry_payload_and_placement_and_vectors_only_where_asked(sto
 
 
 @pytest.mark.parametrize("limit", [0, -1])
-async def test_a_limit_below_one_is_refused(store, collection, fill, limit):
-    await fill(store, 3)
+async def test_a_limit_below_one_is_refused(store, collection, limit):
     with pytest.raises(BadRequest, match="limit"):
         await store.search(collection, ANY, limit=limit)
     with pytest.raises(BadRequest, match="limit"):
@@ -94,6 +95,15 @@ PAYLOADS = [
 ]
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def kinds(store) -> str:
+    name = f"kinds-{uuid.uuid4().hex[:12]}@1"
+    rows = np.random.default_rng(0).normal(size=(len(PAYLOADS), 8))
+    await store.ensure(name, dim=8)
+    await store.upsert(name, [Point(f"item-{i}", payload, None, rows[i]) for i, payload in enumerate(PAYLOADS)])
+    return name
+
+
 @pytest.mark.parametrize(
     ("condition", "expected"),
     [
@@ -114,12 +124,8 @@ PAYLOADS = [
     ],
     ids=str,
 )
-async def test_a_condition_tells_kinds_of_values_apart(store, collection, make_point, condition, expected):
-    await store.ensure(collection, dim=8)
-    rows = np.random.default_rng(0).normal(size=(len(PAYLOADS), 8))
-    points = [make_point(f"item-{i}", rows[i], payload=payload) for i, payload in enumerate(PAYLOADS)]
-    await store.upsert(collection, points)
-    assert await ids(store, collection, Filter(payload=[condition])) == expected
+async def test_a_condition_tells_kinds_of_values_apart(store, kinds, condition, expected):
+    assert await ids(store, kinds, Filter(payload=[condition])) == expected
 
 
 @pytest.mark.parametrize(
@@ -127,8 +133,7 @@ async def test_a_condition_tells_kinds_of_values_apart(store, collection, make_p
     [Condition("", "x"), Condition("a..b", "x"), Condition('a"b', "x"), Condition("a", Range())],
     ids=str,
 )
-async def test_a_condition_without_meaning_is_refused(store, collection, fill, condition):
-    await fill(store, 3)
+async def test_a_condition_without_meaning_is_refused(store, collection, condition):
     with pytest.raises(BadRequest):
         await store.search(collection, ANY, limit=5, filter=Filter(payload=[condition]))
     with pytest.raises(BadRequest):
@@ -156,8 +161,7 @@ async def test_a_page_ends_where_the_points_end(store, collection, fill):
     assert page.points[0].vector.shape == (8,)
 
 
-async def test_a_page_starts_at_no_foreign_key(store, collection, fill):
-    await fill(store, 3)
+async def test_a_page_starts_at_no_foreign_key(store, collection):
     with pytest.raises(BadPageToken):
         await store.scroll(collection, limit=3, start="item-1")
 
