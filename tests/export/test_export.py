@@ -195,3 +195,10 @@ def test_every_format_holds_what_a_format_holds(name):
     assert chosen.FILE.startswith("model.")
     assert chosen.BACKEND
     assert all(callable(part) for part in (chosen.check, chosen.write, chosen.load))
+
+
+def test_weights_that_do_not_fit_into_one_file_are_refused(tmp_path):
+    module = torch.nn.Linear(2**15, 2**14, bias=False, device="meta")  # 2^29 weights of 4 bytes: one byte too many
+    shape = formats.Shape(size=32, max_batch=1, opset=20)
+    with pytest.raises(BadSettings, match="2147483648 bytes"):
+        formats.load("onnx").write(module, tmp_path / "model.onnx", shape=shape)

@@ -146,8 +146,8 @@ async def test_a_killed_server_is_unavailable_and_serves_again_once_it_is_back(
     with pytest.raises(BackendUnavailable, match="cannot be reached"):
         await backend.ping()
     start_triton(triton_repository, "--grpc-port", server.url.rpartition(":")[2])
-    await until_it_answers(backend)
-    (embedded,) = await backend.embed(manifest, photographs[:1], timeout=10)
+    (embedded,) = await until_it_embeds(backend, photographs[:1])  # the new server has not loaded anything yet
+    await backend.ping()
     await backend.close()
     assert np.abs(embedded.vector - run_onnx(backend.models[0].folder, photographs[:1])[0]).max() < 1e-5
 
@@ -230,11 +230,11 @@ def kill_children(pid: int) -> None:
         os.kill(int(child), signal.SIGKILL)
 
 
-async def until_it_answers(backend: Backend) -> None:
+async def until_it_embeds(backend: Backend, images: list[bytes]):
     async with asyncio.timeout(60):
         while True:
             try:
-                return await backend.ping()
+                return await backend.embed(backend.models[0].manifest, images, timeout=10)
             except BackendUnavailable:
                 await asyncio.sleep(0.05)
 

@@ -68,7 +68,9 @@ def build(trt: ModuleType, graph: bytes, *, shape: Shape, capability: str | None
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(graph):
         why = "; ".join(str(parser.get_error(index)) for index in range(parser.num_errors))
-        raise BadSettings(f"TensorRT does not take this encoder's graph: {why}. Export it as onnx.", why=why)
+        raise BadSettings(
+            f"TensorRT does not take this encoder's graph: {why.rstrip('.')}. Export it as onnx.", why=why
+        )
     profile = builder.create_optimization_profile()
     image = (shape.size, shape.size, 3)
     profile.set_shape(INPUT, (1, *image), (shape.max_batch, *image), (shape.max_batch, *image))

@@ -180,10 +180,10 @@ class Server:
                 f"The model's queue is full. Try again in {RETRY_AFTER_SECONDS} s.",
                 retry_after_seconds=RETRY_AFTER_SECONDS,
             )
-        log.warning("Triton at %s: %s %s", self._target, status, text)
         if status == "UNAVAILABLE":
             self._loaded.clear()  # it may come back without its models, and is then asked to load them at once
             return self._unavailable("cannot be reached")
+        log.warning("Triton at %s: %s %s", self._target, status, text)
         return self._unavailable(f"could not embed ({status}). Its log says why")
 
     def _unavailable(self, what: str) -> BackendUnavailable:

@@ -4,6 +4,7 @@ This end decodes, on threads, and sends pixels; Triton queues, batches and runs 
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,8 @@ from roost_serving import repository
 from roost_serving.backends import Embedded
 from roost_serving.backends._triton_server import Server
 from roost_serving.repository import Model
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -150,6 +153,8 @@ class Backend:
                         try:
                             await self._prepare(model.manifest)
                         except BackendUnavailable as error:
+                            if error.message != why:
+                                log.info("waiting for Triton at %s: %s", self._target, error.message)
                             why = error.message
                             await asyncio.sleep(RETRY_SECONDS)
         except TimeoutError:
