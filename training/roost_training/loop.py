@@ -43,6 +43,8 @@ def train(settings: TrainSettings, *, progress: Reporter | None = None) -> artif
     settings.check_names()
     fabric = devices.fabric(settings)
     fabric.launch()
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
     reporter = (progress or console()) if fabric.is_global_zero else Reporter()
     try:
         if fabric.is_global_zero:

@@ -15,7 +15,7 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 
 RUN_CONTROL = {
     *("data", "val", "out", "name", "cache", "resume", "overwrite"),
-    *("accelerator", "devices", "compile", "evaluate_every", "log_every", "checkpoint_seconds"),
+    *("accelerator", "devices", "threads", "compile", "evaluate_every", "log_every", "checkpoint_seconds"),
 }
 """Settings that a resumed run may change: they say where and how, not what is learnt. Images are compared by
 content."""
@@ -69,6 +69,8 @@ class TrainSettings(Settings):
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: PositiveInt | Literal["auto"] = "auto"
     """Processes to train with, one a device; on a CPU `auto` is one."""
+    threads: PositiveInt | None = None
+    """CPU threads of each process; PyTorch's choice where not given. One wastes nothing where cores are shared."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """What the forward pass computes in; `auto` is bf16 where the hardware has it, else fp16 on GPUs, else fp32."""
     compile: bool = False

@@ -31,13 +31,9 @@ class Method(methods.Method):
         self.projector = mlp(feature_dim, feature_dim, config.dim)
 
     def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor]:
-        """The loss over the views' projections.
-
-        One forward pass a view, so that batch norm sees each view alone, as in the paper's code it does not: half the
-        activations at a time stay in a CPU's cache, which is worth a fifth of the speed.
-        """
-        projections = torch.cat([self.projector(self.encoder(view)) for view in views])
-        return {"loss": nt_xent(functional.normalize(projections.float(), dim=1), self.temperature)}
+        """The loss over two views, each (batch, 3, size, size), that pass the encoder as one batch."""
+        z = functional.normalize(self.projector(self.encoder(torch.cat(list(views)))).float(), dim=1)
+        return {"loss": nt_xent(z, self.temperature)}
 
 
 def nt_xent(z: Tensor, temperature: float) -> Tensor:
