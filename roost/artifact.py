@@ -8,11 +8,12 @@ has a complete manifest or none.
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, ValidationError, model_validator
 
 from roost.errors import BadArtifact
 
@@ -20,7 +21,9 @@ SCHEMA = 1
 MANIFEST = "manifest.json"
 NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
-Channel = tuple[float, float, float]
+Positive = Annotated[FiniteFloat, Field(gt=0)]
+Channel = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
+Scale = tuple[Positive, Positive, Positive]
 
 
 class Part(BaseModel):
@@ -38,7 +41,7 @@ class Input(Part):
     """The image's central square is scaled to this many pixels before `size` is cut out; >= size."""
     mean: Channel
     """Subtracted per channel, on pixels scaled to 0..1."""
-    std: Channel
+    std: Scale
     """Divided by, after the mean."""
 
     @model_validator(mode="after")
@@ -81,7 +84,7 @@ class Manifest(Part):
     """Length of an embedding."""
     metric: Literal["cosine"] = "cosine"
     data: Data
-    quality: dict[str, float] = {}
+    quality: dict[str, FiniteFloat] = {}
     """Figures measured by the stages, such as `knn20_accuracy` and `parity_max_abs_difference`."""
     files: dict[str, File] = {}
 
@@ -113,7 +116,7 @@ def read(folder: Path, *, verify: Iterable[str] | None = None) -> Manifest:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise BadArtifact(f"{folder} has no {MANIFEST}, so it is no artifact. Train or export it again.", path=folder)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadArtifact(f"{path} cannot be read ({error}). Train or export it again.", path=path) from error
     found = content.get("schema") if isinstance(content, dict) else None
     if found != SCHEMA:
@@ -143,7 +146,11 @@ def check_file(folder: Path, manifest: Manifest, name: str) -> Path:
         raise BadArtifact(f"{path} leads out of the artifact. Export it again.", path=folder, file=name)
     if not path.is_file():
         raise BadArtifact(f"{path} is missing. Restore it or export again.", path=folder, file=name)
-    if hash_file(path) != expected:
+    try:
+        found = hash_file(path)
+    except OSError as error:
+        raise BadArtifact(f"{path} cannot be read ({error}).", path=folder, file=name) from error
+    if found != expected:
         raise BadArtifact(
             f"{path} is not the file that was written: its sha256 differs. Restore it or export again.",
             path=folder,
@@ -157,18 +164,32 @@ def write(folder: Path, manifest: Manifest, *, files: Iterable[str]) -> Manifest
 
     Returns:
         The manifest as written: the given one, with `files` replaced.
+
+    Raises:
+        BadArtifact: The manifest has a value that could not be read again, such as a figure that is not finite.
     """
     hashed = {name: hash_file(folder / name) for name in sorted(files)}
     manifest = manifest.model_copy(update={"files": hashed})
+    try:
+        # A copy with changes is not validated by pydantic, and JSON has no NaN.
+        manifest = Manifest.model_validate(dict(manifest))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BadArtifact(f"The manifest for {folder} has a bad {where}: {first['msg']}.", path=folder) from error
     replace_bytes(folder / MANIFEST, (manifest.model_dump_json(by_alias=True, indent=2) + "\n").encode())
     return manifest
 
 
 def replace_bytes(path: Path, content: bytes) -> None:
     """Write a file so that a reader sees the old content or the new, never a part, even after a power cut."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with beside.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    beside.replace(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    try:
+        with beside.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise

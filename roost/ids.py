@@ -18,8 +18,12 @@ def sha256_id(digest: str) -> str:
 
 
 def point_id(item_id: str) -> str:
-    """The key under which an item is stored: its id where that is a UUID, else the id's uuid5."""
+    """The key under which an item is stored: its id where that is a UUID, else the id's uuid5.
+
+    Only the usual spelling counts as a UUID, 36 characters in lower case, so that two ids never share a key.
+    """
     try:
-        return str(uuid.UUID(item_id))
+        canonical = str(uuid.UUID(item_id))
     except ValueError:
-        return str(uuid.uuid5(NAMESPACE, item_id))
+        canonical = None
+    return item_id if item_id == canonical else str(uuid.uuid5(NAMESPACE, item_id))

@@ -28,6 +28,6 @@ def load(package: ModuleType, name: str, *, kind: str) -> ModuleType:
     known = names(package)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
-        hint = f"Did you mean {near[0]!r}?" if near else "There are: " + ", ".join(known) + "."
+        hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(known) or 'none'}."
         raise UnknownPlugin(f"No {kind} called {name!r}. {hint}", kind=kind, name=name)
     return importlib.import_module(f"{package.__name__}.{name}")

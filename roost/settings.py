@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from pydantic import ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from roost.errors import BadSettings
 
@@ -37,7 +37,7 @@ class Settings(BaseSettings):
         Raises:
             BadSettings: An unknown key, a value out of range, or a file that cannot be read.
         """
-        prefix = cls.model_config.get("env_prefix", "")
+        prefix = cls.model_config.get("env_prefix", "").upper()
         variables = {name.upper() for name in os.environ if name.upper().startswith(prefix)}
         for name in sorted(variables):
             cls._check_key(name.removeprefix(prefix).lower(), where=f"the environment variable {name}")
@@ -49,6 +49,8 @@ class Settings(BaseSettings):
             first = error.errors()[0]
             key = ".".join(map(str, first["loc"])) or cls.section
             raise BadSettings(f"Setting {key!r} of {cls.section}: {first['msg']}.", key=key) from error
+        except SettingsError as error:  # a variable for a list or a table that is no JSON
+            raise BadSettings(f"{error} of {cls.section}: {error.__cause__}.") from error
 
     @classmethod
     def _table(cls, file: Path | None) -> dict[str, Any]:
@@ -58,6 +60,13 @@ class Settings(BaseSettings):
             content = tomllib.loads(file.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise BadSettings(f"The settings file {file} cannot be read: {error}.", file=file) from error
+        for key, value in content.items():
+            if not isinstance(value, dict):
+                raise BadSettings(f"{file} sets {key!r} outside of a section. Put it under [{cls.section}].", key=key)
+        if cls.section not in content:
+            near = difflib.get_close_matches(cls.section, content, n=1)
+            if near:
+                raise BadSettings(f"{file} has a section [{near[0]}]. Did you mean [{cls.section}]?", key=near[0])
         table = content.get(cls.section, {})
         for key in table:
             cls._check_key(key, where=f"[{cls.section}] of {file}")
