@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from roost.address import DEFAULT_TARGET
+from roost.address import DEFAULT_TARGET, DEFAULT_TIMEOUT
 from roost.cli import bars
 from roost.cli.app import PARTLY_FAILED
-from roost.cli.options import Gateway, Json, Model
+from roost.cli.options import Gateway, Json, Model, Timeout
 from roost.cli.output import emit, say, say_failed
 
 INTERRUPTED = 130
@@ -24,6 +24,7 @@ def index(
     ] = True,
     model: Model = "",
     gateway: Gateway = DEFAULT_TARGET,
+    timeout: Timeout = DEFAULT_TIMEOUT,
     json: Json = False,
 ) -> None:
     """Store a folder of images: embed each, place it among the clusters, make it findable.
@@ -41,7 +42,7 @@ def index(
     names = [file.name for file in folder.find(path)]
     report, begun = Report(), time.monotonic()
     try:
-        with Client(gateway) as client:
+        with Client(gateway, timeout=timeout) as client:
             outcomes = run_index(client, path, names, model=model, skip_existing=skip_existing, pause=_pause)
             for name, outcome in bars.counted(outcomes, total=len(names)):
                 report.add(name, outcome)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 Gateway = Annotated[str, typer.Option(envvar="ROOST_GATEWAY", help="The gateway's address.")]
 Model = Annotated[str, typer.Option(help="name or name@version; not needed where the gateway serves one.")]
+Timeout = Annotated[float, typer.Option(help="How long to wait for an answer, in seconds.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 Cluster = Annotated[list[int] | None, typer.Option(help="Only items of this cluster; may be given several times.")]
 Anomaly = Annotated[bool | None, typer.Option("--anomaly/--no-anomaly", help="Only anomalies, or none.")]

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from roost.address import DEFAULT_TARGET
+from roost.address import DEFAULT_TARGET, DEFAULT_TIMEOUT
 from roost.cli.app import PARTLY_FAILED
-from roost.cli.options import Anomaly, Cluster, Gateway, Json, Model, Where, to_filter
+from roost.cli.options import Anomaly, Cluster, Gateway, Json, Model, Timeout, Where, to_filter
 from roost.cli.output import emit, say, say_failed, table
 from roost.errors import BadRequest, RoostError
 
@@ -29,6 +29,7 @@ def search(
     root: Annotated[Path, typer.Option(help="The folder that was indexed, for --grid.")] = Path(),
     model: Model = "",
     gateway: Gateway = DEFAULT_TARGET,
+    timeout: Timeout = DEFAULT_TIMEOUT,
     json: Json = False,
 ) -> None:
     """Find the stored images nearest to an image or to a stored item.
@@ -40,7 +41,7 @@ def search(
     from roost.client import Client
 
     wanted = to_filter(where=where, clusters=cluster, anomaly=anomaly)
-    with Client(gateway) as client:
+    with Client(gateway, timeout=timeout) as client:
         found = client.search(image, id=id, limit=limit, filter=wanted, model=model)
         query = image if id is None else root / str(client.get(id, model=model).payload.get("path", ""))
     if json:
@@ -80,6 +81,7 @@ def embed(
     npz: Annotated[Path | None, typer.Option(help="Write paths and vectors to a NumPy file.")] = None,
     model: Model = "",
     gateway: Gateway = DEFAULT_TARGET,
+    timeout: Timeout = DEFAULT_TIMEOUT,
     json: Json = False,
 ) -> None:
     """Compute embeddings of images; nothing is stored.
@@ -90,7 +92,7 @@ def embed(
 
     from roost.client import Client
 
-    with Client(gateway) as client:
+    with Client(gateway, timeout=timeout) as client:
         results = client.embed(files, model=model, on_error="return")
     good = [(path, row) for path, row in zip(files, results, strict=True) if not isinstance(row, RoostError)]
     bad = [(path, error) for path, error in zip(files, results, strict=True) if isinstance(error, RoostError)]

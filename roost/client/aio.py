@@ -10,13 +10,13 @@ from typing import Any, Literal, Self, TypeVar, overload
 import grpc
 import numpy as np
 
-from roost.address import DEFAULT_TARGET
+from roost.address import DEFAULT_TARGET, DEFAULT_TIMEOUT
 from roost.client import batches, requests, responses, status
 from roost.client.answers import Cluster, Filter, Image, Item, Model, Neighbours, Outcome, StoredItem
 from roost.client.channel import (
+    CALLS_IN_FLIGHT,
     DEFAULT_IN_FLIGHT,
     DEFAULT_MAX_MESSAGE_BYTES,
-    DEFAULT_TIMEOUT,
     Tls,
     options,
 )
@@ -80,9 +80,8 @@ class AsyncClient:
     ) -> np.ndarray | list[np.ndarray | RoostError]:
         """The embeddings of images; see `Client.embed`."""
         results: list[np.ndarray | RoostError] = []
-        async for batch in _in_thread(batches.image_batches(images, on_error=on_error, max_bytes=self._max_bytes)):
-            request = batches.embed_request(batch, model=model, on_error=on_error)
-            response = await self._call("EmbedItems", request) if request.items else pb.EmbedItemsResponse()
+        calls = batches.embed_calls(images, model=model, on_error=on_error, max_bytes=self._max_bytes)
+        async for batch, response in self._together("EmbedItems", calls):
             results += batches.embed_results(batch, response)
         return batches.stack(results) if on_error == "raise" else results
 
@@ -90,9 +89,9 @@ class AsyncClient:
         self, images: Iterable[Image] | None = None, *, vectors: np.ndarray | None = None, model: str = ""
     ) -> list[Placement]:
         """Where images or vectors lie; see `Client.assign`."""
-        asked = batches.assign_requests(images=images, vectors=vectors, model=model, max_bytes=self._max_bytes)
-        answers = [await self._call("AssignClusters", request) async for request in _in_thread(asked)]
-        return [responses.to_placement(placement) for answer in answers for placement in answer.placements]
+        calls = batches.assign_calls(images=images, vectors=vectors, model=model, max_bytes=self._max_bytes)
+        answers = self._together("AssignClusters", calls)
+        return [responses.to_placement(placement) async for _, answer in answers for placement in answer.placements]
 
     async def ingest(
         self,
@@ -205,7 +204,24 @@ class AsyncClient:
                 return
             request.page_token = page.next_page_token
 
+    async def _together(self, method: str, calls: Iterator[tuple[T, Any]]) -> AsyncIterator[tuple[T, Any]]:
+        """Make several calls at a time, each a pair of anything and a request or None; the answers come in order."""
+        waiting: deque[tuple[T, asyncio.Task[Any]]] = deque()
+        try:
+            async for thing, request in _in_thread(calls):
+                if len(waiting) == CALLS_IN_FLIGHT:
+                    yield waiting[0][0], await waiting.popleft()[1]
+                waiting.append((thing, asyncio.create_task(self._call(method, request))))
+            while waiting:
+                yield waiting[0][0], await waiting.popleft()[1]
+        finally:
+            for _, task in waiting:
+                task.cancel()
+            await asyncio.gather(*(task for _, task in waiting), return_exceptions=True)
+
     async def _call(self, method: str, request: Any) -> Any:
+        if request is None:
+            return None
         try:
             return await getattr(self._stub, method)(request, timeout=self._timeout)
         except grpc.RpcError as error:

@@ -13,7 +13,7 @@ from roost.client.responses import to_result
 from roost.errors import BadImage, BadRequest, BadVector, RoostError, TooLarge
 from roost.v1 import gateway_pb2 as pb
 
-MAX_ITEMS = 256
+MAX_ITEMS = 64  # a quarter of what a message may have, as four are on their way together
 MAX_VECTORS = 4096
 BATCH_BYTES = 3 * 1024 * 1024  # below the 4 MiB that a gRPC server takes unless it is told otherwise
 
@@ -65,15 +65,19 @@ def image_batches(images: Iterable[Image], *, on_error: OnError, max_bytes: int)
     return batches(entries(), size=size, most=MAX_ITEMS)
 
 
-def embed_request(batch: Sequence[Entry], *, model: str, on_error: OnError) -> pb.EmbedItemsRequest:
-    """Ask for the embeddings of a batch's readable images."""
-    items = [entry for entry in batch if isinstance(entry, Message)]
-    return pb.EmbedItemsRequest(model=model, items=items, allow_partial=on_error == "return")
+def embed_calls(
+    images: Iterable[Image], *, model: str, on_error: OnError, max_bytes: int
+) -> Iterator[tuple[list[Entry], pb.EmbedItemsRequest | None]]:
+    """Batches, and for each the request for its readable images; None where there are none."""
+    for batch in image_batches(images, on_error=on_error, max_bytes=max_bytes):
+        items = [entry for entry in batch if isinstance(entry, Message)]
+        request = pb.EmbedItemsRequest(model=model, items=items, allow_partial=on_error == "return")
+        yield batch, request if items else None
 
 
-def embed_results(batch: Sequence[Entry], response: pb.EmbedItemsResponse) -> list[np.ndarray | RoostError]:
+def embed_results(batch: Sequence[Entry], response: pb.EmbedItemsResponse | None) -> list[np.ndarray | RoostError]:
     """One vector or error per entry of the batch."""
-    answers = iter(response.results)
+    answers = iter(response.results if response else ())
     return [to_result(next(answers)) if isinstance(entry, Message) else entry for entry in batch]
 
 
@@ -92,10 +96,10 @@ def stack(results: list[np.ndarray | RoostError]) -> np.ndarray:
     return np.stack(results)  # type: ignore[arg-type]  # errors were raised above
 
 
-def assign_requests(
+def assign_calls(
     *, images: Iterable[Image] | None, vectors: np.ndarray | None, model: str, max_bytes: int
-) -> Iterator[pb.AssignClustersRequest]:
-    """Ask where images or vectors lie.
+) -> Iterator[tuple[None, pb.AssignClustersRequest]]:
+    """Requests that ask where images or vectors lie.
 
     Raises:
         BadRequest: Both were given, or neither.
@@ -105,10 +109,10 @@ def assign_requests(
         raise BadRequest("Give images or vectors: exactly one of the two.")
     if images is not None:
         for batch in image_batches(images, on_error="raise", max_bytes=max_bytes):
-            yield pb.AssignClustersRequest(model=model, items=batch)  # type: ignore[arg-type]  # no errors among them
+            yield None, pb.AssignClustersRequest(model=model, items=batch)  # type: ignore[arg-type]  # no errors among them
         return
     rows = np.asarray(vectors)
     if rows.ndim != 2:
         raise BadVector(f"Vectors have shape {rows.shape}, not (n, dim).", shape=rows.shape)
     for rows_ in batches(rows, size=lambda row: 4 * len(row), most=MAX_VECTORS):
-        yield pb.AssignClustersRequest(model=model, vectors=[from_vector(row) for row in rows_])
+        yield None, pb.AssignClustersRequest(model=model, vectors=[from_vector(row) for row in rows_])

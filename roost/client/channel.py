@@ -9,9 +9,9 @@ import grpc
 import roost
 from roost.errors import BadSettings
 
-DEFAULT_TIMEOUT = 30.0
 DEFAULT_MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 DEFAULT_IN_FLIGHT = 64
+CALLS_IN_FLIGHT = 4  # of one `embed` or `assign`, so that every core of the gateway has work
 
 
 @dataclass(frozen=True)

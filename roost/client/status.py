@@ -7,6 +7,7 @@ from google.rpc import error_details_pb2, status_pb2
 from roost import errors
 
 DETAILS = "grpc-status-details-bin"
+LOCAL = "Internal error from Core"  # grpc.aio's status for a stream that ended while a request was being written
 FACT = "retry_after_seconds"
 NEAREST = {
     grpc.StatusCode.INVALID_ARGUMENT: errors.BadRequest,
@@ -68,6 +69,8 @@ def from_rpc(error: grpc.RpcError, *, target: str, timeout: float) -> errors.Roo
             return errors.GatewayUnavailable(message, target=target, details=text)
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return no_answer(target, timeout)
+        case grpc.StatusCode.INTERNAL if text == LOCAL:
+            return ended_early(target)
         case _:
             return _nearest(code, text)
 

@@ -4,19 +4,19 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
-from typing import Any, Literal, Self, overload
+from contextlib import contextmanager, suppress
+from typing import Any, Literal, Self, TypeVar, overload
 
 import grpc
 import numpy as np
 
-from roost.address import DEFAULT_TARGET
+from roost.address import DEFAULT_TARGET, DEFAULT_TIMEOUT
 from roost.client import batches, requests, responses, status
 from roost.client.answers import Cluster, Filter, Image, Item, Model, Neighbours, Outcome, StoredItem
 from roost.client.channel import (
+    CALLS_IN_FLIGHT,
     DEFAULT_IN_FLIGHT,
     DEFAULT_MAX_MESSAGE_BYTES,
-    DEFAULT_TIMEOUT,
     Tls,
     options,
 )
@@ -24,6 +24,8 @@ from roost.clusters import Placement
 from roost.errors import RoostError
 from roost.v1 import gateway_pb2 as pb
 from roost.v1.gateway_pb2_grpc import GatewayServiceStub
+
+T = TypeVar("T")
 
 
 class Client:
@@ -91,9 +93,8 @@ class Client:
             float32 array of shape (n, dim), rows of unit length; with on_error="return" a list of rows and errors.
         """
         results: list[np.ndarray | RoostError] = []
-        for batch in batches.image_batches(images, on_error=on_error, max_bytes=self._max_bytes):
-            request = batches.embed_request(batch, model=model, on_error=on_error)
-            response = self._call("EmbedItems", request) if request.items else pb.EmbedItemsResponse()
+        calls = batches.embed_calls(images, model=model, on_error=on_error, max_bytes=self._max_bytes)
+        for batch, response in self._together("EmbedItems", calls):
             results += batches.embed_results(batch, response)
         return batches.stack(results) if on_error == "raise" else results
 
@@ -101,9 +102,9 @@ class Client:
         self, images: Iterable[Image] | None = None, *, vectors: np.ndarray | None = None, model: str = ""
     ) -> list[Placement]:
         """Where images, or vectors of shape (n, dim), lie among the model's clusters."""
-        asked = batches.assign_requests(images=images, vectors=vectors, model=model, max_bytes=self._max_bytes)
-        answers = (self._call("AssignClusters", request) for request in asked)
-        return [responses.to_placement(placement) for answer in answers for placement in answer.placements]
+        calls = batches.assign_calls(images=images, vectors=vectors, model=model, max_bytes=self._max_bytes)
+        answers = self._together("AssignClusters", calls)
+        return [responses.to_placement(placement) for _, answer in answers for placement in answer.placements]
 
     def ingest(
         self,
@@ -243,8 +244,33 @@ class Client:
                 return
             request.page_token = page.next_page_token
 
-    def _call(self, method: str, request: Any) -> Any:
+    def _together(self, method: str, calls: Iterable[tuple[T, Any]]) -> Iterator[tuple[T, Any]]:
+        """Make several calls at a time, each a pair of anything and a request or None; the answers come in order."""
+        waiting: deque[tuple[T, Any]] = deque()
         try:
+            for thing, request in calls:
+                if len(waiting) == CALLS_IN_FLIGHT:
+                    yield waiting[0][0], self._result(waiting.popleft()[1])
+                begin = getattr(self._stub, method).future
+                waiting.append((thing, request and begin(request, timeout=self._timeout)))
+            while waiting:
+                yield waiting[0][0], self._result(waiting.popleft()[1])
+        finally:
+            for _, call in waiting:
+                if call is not None:
+                    call.cancel()
+
+    def _result(self, call: Any) -> Any:
+        with self._translated():
+            return call and call.result()
+
+    def _call(self, method: str, request: Any) -> Any:
+        with self._translated():
             return getattr(self._stub, method)(request, timeout=self._timeout)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
         except grpc.RpcError as error:
             raise status.from_rpc(error, target=self.target, timeout=self._timeout) from error

@@ -1,6 +1,8 @@
 import json
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -64,3 +66,18 @@ def test_a_stage_that_is_not_installed_says_how_to_get_it(package, arguments, ex
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1].endswith(f"pip install 'roost[{extra}]'")
     assert "Traceback" not in result.stderr
+
+
+def test_ctrl_c_says_how_training_goes_on(digits, tmp_path):
+    out = tmp_path / "run"
+    flags = ["--encoder", "resnet10w32", "--image-size", "16", "--epochs", "100000", "--batch", "16"]
+    command = [Path(sys.executable).with_name("roost"), "train", digits, "--out", out, *flags]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    first = next(line for line in process.stderr if line.startswith("epoch 0"))
+    process.send_signal(signal.SIGINT)
+    output, words = process.communicate(timeout=60)
+    assert "loss" in first
+    assert process.returncode == 130
+    assert output == ""
+    assert f"--out {out} --resume" in words.splitlines()[-1]

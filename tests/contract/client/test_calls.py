@@ -1,3 +1,6 @@
+import threading
+
+import grpc
 import numpy as np
 import pytest
 from google.rpc import code_pb2, status_pb2
@@ -31,7 +34,7 @@ def test_more_images_than_a_message_may_have_go_in_several(peer, call):
     peer.answers["EmbedItems"] = first_byte
     rows = call(peer.target, "embed", [bytes([n % 256]) for n in range(600)])
     assert rows[:, 0].tolist() == [n % 256 for n in range(600)]
-    assert [len(request.items) for request in peer.requests] == [256, 256, 88]
+    assert sorted(len(request.items) for request in peer.requests) == [24] + 9 * [64]
 
 
 def test_large_images_are_split_by_bytes_and_a_very_large_one_goes_alone(peer, call):
@@ -40,7 +43,32 @@ def test_large_images_are_split_by_bytes_and_a_very_large_one_goes_alone(peer, c
     sizes = [mebibyte, mebibyte, 2 * mebibyte, 3 * mebibyte + 1000, 10]
     rows = call(peer.target, "embed", [b"x" * size for size in sizes])
     assert rows[:, 1].tolist() == sizes
-    assert [len(request.items) for request in peer.requests] == [2, 1, 1, 1]
+    assert sorted(len(request.items) for request in peer.requests) == [1, 1, 1, 2]
+
+
+def test_several_messages_are_on_their_way_at_once_and_no_more(peer, call):
+    together, met = threading.Barrier(4), []
+
+    def answer(request, context):
+        met.append(together.wait(10))  # nobody is answered before four have come
+        return first_byte(request, context)
+
+    peer.answers["EmbedItems"] = answer
+    rows = call(peer.target, "embed", [bytes([n]) for n in range(4 * 64)])
+    assert rows[:, 0].tolist() == list(range(256))
+    assert sorted(met) == [0, 1, 2, 3]
+
+
+def test_an_error_in_one_message_is_raised_and_the_others_are_let_go(peer, call):
+    def answer(request, context):
+        if request.items[0].image == b"bad":
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "bad")
+        return first_byte(request, context)
+
+    peer.answers["EmbedItems"] = answer
+    with pytest.raises(errors.BadRequest, match="bad"):
+        call(peer.target, "embed", [b"good"] * 64 + [b"bad"] + [b"good"] * 1000)
+    assert len(peer.requests) <= 6
 
 
 def test_errors_return_in_their_place_where_they_are_asked_for(peer, call, tmp_path):
@@ -79,7 +107,7 @@ def test_vectors_are_assigned_in_messages_of_at_most_4096(peer, call):
     vectors = np.arange(5000, dtype=np.float64)[:, None]
     placements = call(peer.target, "assign", vectors=vectors)
     assert [placement.cluster for placement in placements] == list(range(5000))
-    assert [len(request.vectors) for request in peer.requests] == [4096, 904]
+    assert sorted(len(request.vectors) for request in peer.requests) == [904, 4096]
 
 
 @pytest.mark.parametrize("arguments", [{}, {"images": [b"x"], "vectors": np.eye(2)}])
