@@ -6,11 +6,13 @@ four parts of the colour jitter come in a random order that a whole call shares,
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from roost_training import colour, parallel, resample
+from roost_training import colour, resample
 from roost_training.recipe import Parameters, Recipe, draw
 
 CHUNK_PIXELS = 128 * 32 * 32
@@ -40,11 +42,10 @@ def apply(pixels: Tensor, parameters: Parameters, *, size: int) -> Tensor:
     if (parameters.box[:, :2] + parameters.box[:, 2:] > torch.tensor([height, width])).any():
         raise ValueError(f"images of {height} x {width} pixels, but parameters with crops that reach beyond")
     views = torch.empty((len(pixels), size, size, 3), device=pixels.device)
-    inference = torch.is_inference_mode_enabled()
-
-    def make(chosen: Tensor) -> None:
-        # A thread has modes of its own, and the caller's autocast would round the views.
-        with torch.inference_mode(inference), torch.autocast(pixels.device.type, enabled=False):
+    chunk = CHUNK_PIXELS // (size * size) if pixels.device.type == "cpu" else len(pixels)
+    # The caller's autocast would round the views.
+    with _one_thread(), torch.autocast(pixels.device.type, enabled=False):
+        for chosen in _grouped(parameters).split(max(chunk, 1)):
             part, rows = parameters.at(chosen), chosen.to(pixels.device)
             planes = channels_last.index_select(0, rows).permute(3, 0, 1, 2)
             planes = planes.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
@@ -52,12 +53,6 @@ def apply(pixels: Tensor, parameters: Parameters, *, size: int) -> Tensor:
             _recolour(planes, part)
             planes.clamp_(0, 1)  # rounding leaves a few 1e-7 beyond
             views.index_copy_(0, rows, planes.permute(1, 2, 3, 0).contiguous())
-
-    order = _grouped(parameters)
-    if pixels.device.type == "cpu":
-        parallel.each(make, order, chunks=math.ceil(len(pixels) * size * size / CHUNK_PIXELS))
-    else:
-        make(order)
     return views.permute(0, 3, 1, 2)
 
 
@@ -65,6 +60,21 @@ def augment(pixels: Tensor, recipe: Recipe, *, size: int, generator: torch.Gener
     """Draw parameters for a batch and apply them: `draw`, then `apply`."""
     height, width = pixels.shape[1:3] if pixels.shape[3] == 3 else pixels.shape[2:]
     return apply(pixels, draw(len(pixels), recipe, height=height, width=width, generator=generator), size=size)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Run torch's operations on the CPU in the calling thread alone.
+
+    Split over threads, operations this small gain little on idle cores, and on busy ones wait for each other many times
+    longer than they work. The other cores are the model's.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _grouped(parameters: Parameters) -> Tensor:
