@@ -9,6 +9,11 @@ from roost import errors
 DETAILS = "grpc-status-details-bin"
 LOCAL = "Internal error from Core"  # grpc.aio's status for a stream that ended while a request was being written
 FACT = "retry_after_seconds"
+GONE = {
+    grpc.StatusCode.UNAVAILABLE: "No gateway answers at {target}. Start one with `roost serve`, or give another address.",
+    grpc.StatusCode.UNIMPLEMENTED: "What answers at {target} is no Roost gateway, or an older one. Give another address.",
+    grpc.StatusCode.CANCELLED: "The gateway at {target} ended the call. Try again.",
+}
 NEAREST = {
     grpc.StatusCode.INVALID_ARGUMENT: errors.BadRequest,
     grpc.StatusCode.OUT_OF_RANGE: errors.BadRequest,
@@ -57,22 +62,13 @@ def from_rpc(error: grpc.RpcError, *, target: str, timeout: float) -> errors.Roo
     if rebuilt is not None:
         return rebuilt
     code, text = error.code(), error.details() or ""  # type: ignore[attr-defined]  # every RpcError of a stub is a Call
-    match code:
-        case grpc.StatusCode.UNAVAILABLE:
-            message = f"No gateway answers at {target}. Start one with `roost serve`, or give another address."
-            return errors.GatewayUnavailable(message, target=target, details=text)
-        case grpc.StatusCode.UNIMPLEMENTED:
-            message = f"What answers at {target} is no Roost gateway, or an older one. Give another address."
-            return errors.GatewayUnavailable(message, target=target, details=text)
-        case grpc.StatusCode.CANCELLED:
-            message = f"The gateway at {target} ended the call. Try again."
-            return errors.GatewayUnavailable(message, target=target, details=text)
-        case grpc.StatusCode.DEADLINE_EXCEEDED:
-            return no_answer(target, timeout)
-        case grpc.StatusCode.INTERNAL if text == LOCAL:
-            return ended_early(target)
-        case _:
-            return _nearest(code, text)
+    if code in GONE:
+        return errors.GatewayUnavailable(GONE[code].format(target=target), target=target, details=text)
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return no_answer(target, timeout)
+    if code is grpc.StatusCode.INTERNAL and text == LOCAL:
+        return ended_early(target)
+    return _nearest(code, text)
 
 
 def no_answer(target: str, timeout: float) -> errors.DeadlineExceeded:
