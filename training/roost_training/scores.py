@@ -1,8 +1,11 @@
 """What an encoder is worth while it trains: figures that go into metrics and manifest."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from roost_training.data import Images
 from roost_training.encoders import Embedder
@@ -11,6 +14,7 @@ from roost_training.source import Source
 
 EMBED_BATCH = 500
 RANKME_IMAGES = 5_000
+THUMBNAIL = 32
 
 
 @torch.inference_mode()
@@ -18,12 +22,9 @@ def embed(embedder: Embedder, images: Images) -> Tensor:
     """Embeddings of all images, float32 (n, dim), computed in evaluation mode without autocast, as they are served."""
     training = embedder.training
     embedder.eval()
-    parts = [
-        embedder(torch.from_numpy(images.gather(indices)).to(embedder.mean.device))
-        for indices in np.array_split(np.arange(len(images)), -(-len(images) // EMBED_BATCH))
-    ]
+    embeddings = torch.cat([embedder(pixels.to(embedder.mean.device)) for pixels in _batches(images)])
     embedder.train(training)
-    return torch.cat(parts)
+    return embeddings
 
 
 def score(embedder: Embedder, source: Source) -> dict[str, float]:
@@ -33,11 +34,25 @@ def score(embedder: Embedder, source: Source) -> dict[str, float]:
 
 
 def baselines(untrained: Embedder, source: Source) -> dict[str, float]:
-    """What training has to beat: the kNN-20 accuracy of the untrained encoder, and of the pixels themselves."""
+    """What training has to beat: the kNN-20 accuracy of the untrained encoder, and of the pixels themselves.
+
+    Images of more than 32 pixels are averaged down to 32 for the latter, to keep it small.
+    """
     bank, queries = embed(untrained, source.bank), embed(untrained, source.held_out)
     found = _knn("untrained_knn20_accuracy", bank, queries, source)
-    bank, queries = (torch.from_numpy(part.pixels).flatten(1) for part in (source.bank, source.held_out))
+    bank, queries = _thumbnails(source.bank), _thumbnails(source.held_out)
     return found | _knn("raw_pixels_knn20_accuracy", bank, queries, source)
+
+
+def _batches(images: Images) -> Iterator[Tensor]:
+    for indices in np.array_split(np.arange(len(images)), -(-len(images) // EMBED_BATCH)):
+        yield torch.from_numpy(images.gather(indices))
+
+
+def _thumbnails(images: Images) -> Tensor:
+    side = min(images.side, THUMBNAIL)
+    planes = (pixels.permute(0, 3, 1, 2).float() for pixels in _batches(images))
+    return torch.cat([functional.adaptive_avg_pool2d(part, side).flatten(1) for part in planes])
 
 
 def _knn(name: str, bank: Tensor, queries: Tensor, source: Source) -> dict[str, float]:
