@@ -3,8 +3,8 @@
     python benchmarks/augmentation.py [--images FOLDER] [--size 32] [--seconds 2] [--rounds 7] [--json]
 
 Both make the two views of SimCLR, with lightly's default strengths, of decoded images in memory. Neither normalises:
-in Roost the model does. Roost uses one thread; lightly has one process, and then two. The contenders take turns, and the medians of the rounds are compared, so that a busy machine
-slows all alike. Without `--images`, tiles of the photographs in scikit-image and scikit-learn are used.
+in Roost the model does. Roost uses one thread; lightly has one process, and then two. The contenders take turns, and
+the medians of the rounds are compared, so that a busy machine slows all alike. Without `--images`, tiles of the photographs in scikit-image and scikit-learn are used.
 """
 
 import argparse
@@ -49,10 +49,10 @@ class LightlyViews(Dataset):
 def roost(pixels: np.ndarray, *, batch: int) -> Iterator[int]:
     """Yields the number of images after each batch."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.from_numpy(pixels)
+    order = np.random.default_rng(0)
     recipe = augment.Recipe()
     while True:
-        chosen = images[torch.randint(len(images), (batch,))]
+        chosen = torch.from_numpy(pixels[order.integers(len(pixels), size=batch)])
         for _ in range(2):
             augment.augment(chosen, recipe, size=pixels.shape[1], generator=generator)
         yield batch

@@ -6,14 +6,13 @@ four parts of the colour jitter come in a random order that a whole call shares,
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from roost_training import colour, resample
 from roost_training.recipe import Parameters, Recipe, draw
+from roost_training.threads import one_thread
 
 CHUNK_PIXELS = 128 * 32 * 32
 """On a CPU so many pixels are changed at a time, so that the planes of a chunk stay in its cache."""
@@ -44,7 +43,7 @@ def apply(pixels: Tensor, parameters: Parameters, *, size: int) -> Tensor:
     views = torch.empty((len(pixels), size, size, 3), device=pixels.device)
     chunk = CHUNK_PIXELS // (size * size) if pixels.device.type == "cpu" else len(pixels)
     # The caller's autocast would round the views.
-    with _one_thread(), torch.autocast(pixels.device.type, enabled=False):
+    with one_thread(), torch.autocast(pixels.device.type, enabled=False):
         for chosen in _grouped(parameters).split(max(chunk, 1)):
             part, rows = parameters.at(chosen), chosen.to(pixels.device)
             planes = channels_last.index_select(0, rows).permute(3, 0, 1, 2)
@@ -60,21 +59,6 @@ def augment(pixels: Tensor, recipe: Recipe, *, size: int, generator: torch.Gener
     """Draw parameters for a batch and apply them: `draw`, then `apply`."""
     height, width = pixels.shape[1:3] if pixels.shape[3] == 3 else pixels.shape[2:]
     return apply(pixels, draw(len(pixels), recipe, height=height, width=width, generator=generator), size=size)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Run torch's operations on the CPU in the calling thread alone.
-
-    Split over threads, operations this small gain little on idle cores, and on busy ones wait for each other many times
-    longer than they work. The other cores are the model's.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _grouped(parameters: Parameters) -> Tensor:

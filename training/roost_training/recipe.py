@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFlo
 from torch import Tensor
 
 from roost_training import colour
+from roost_training.threads import one_thread
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Range = tuple[PositiveFloat, PositiveFloat]
@@ -98,6 +99,7 @@ class Parameters:
         return replace(self, **{name: column[indices] for name, column in columns.items()})
 
 
+@one_thread()
 def draw(n: int, recipe: Recipe, *, height: int, width: int, generator: torch.Generator) -> Parameters:
     """Draw the parameters of n views; the same ones for the same seed, whatever the device of the images.
 
