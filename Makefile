@@ -49,8 +49,14 @@ proto-check: .venv/installed ## Lint gateway.proto and compare the code beside i
 
 triton: .triton/installed ## Make .triton, a real Triton server for the tests that need one.
 
+.triton/installed: .venv/installed requirements/triton.txt
+	$(BIN)/uv venv -q --clear --python $(BIN)/python .triton
+	VIRTUAL_ENV=$(CURDIR)/.triton $(BIN)/uv pip install -q --no-deps --require-hashes -r requirements/triton.txt
+	@touch $@
+
 lock: .venv/installed ## Pin the dependencies again, with hashes.
 	for part in uv build; do $(LOCK) requirements/$$part.in -o requirements/$$part.txt; done
+	$(LOCK) --no-deps requirements/triton.in -o requirements/triton.txt
 	for extra in serving serving-gpu training; do $(LOCK) --extra $$extra pyproject.toml -o requirements/$$extra.txt; done
 	$(LOCK) --extra training --extra serving --group dev pyproject.toml -o requirements/dev.txt
 

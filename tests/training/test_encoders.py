@@ -1,10 +1,10 @@
 import pytest
 import torch
-from roost_training import encoders
 from safetensors.torch import save_file
 
 from roost import artifact
 from roost.errors import BadArtifact, BadSettings, UnknownPlugin
+from roost_training import encoders
 
 LIGHT = ["resnet10w32", "resnet18", "resnet34", "resnet50", "vit_ti_16"]
 """Those that a test can afford to run; the rest differ in depth and width only."""

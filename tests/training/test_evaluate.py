@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 from lightly.utils.benchmarking.knn import knn_predict as lightly_knn_predict
+from torch.nn import functional
+
 from roost_training import evaluate
 from roost_training.evaluate.neighbours import MAX_SIMILARITIES
-from torch.nn import functional
 
 
 def test_a_near_neighbour_outvotes_two_far_ones():
