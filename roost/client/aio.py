@@ -4,7 +4,8 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, overload
 
 import grpc
@@ -109,13 +110,7 @@ class AsyncClient:
         try:
             while True:
                 while len(waiting) < in_flight and (item := await anext(source, None)) is not None:
-                    entry = await asyncio.to_thread(
-                        requests.ingest_entry,
-                        item,
-                        model=model,
-                        skip_existing=skip_existing,
-                        max_bytes=self._max_bytes,
-                    )
+                    entry = await self._entry(item, model=model, skip_existing=skip_existing)
                     waiting.append(entry)
                     if not isinstance(entry, Outcome):
                         sent.put_nowait(entry)
@@ -129,6 +124,10 @@ class AsyncClient:
         finally:
             sent.put_nowait(None)
             call.cancel()  # does nothing to a stream that has ended
+
+    async def _entry(self, item: Item, *, model: str, skip_existing: bool) -> pb.IngestItemsRequest | Outcome:
+        made = partial(requests.ingest_entry, item, model=model, skip_existing=skip_existing, max_bytes=self._max_bytes)
+        return await asyncio.to_thread(made) if isinstance(item.image, Path) else made()
 
     async def _take(self, call: Any) -> pb.IngestItemsResponse:
         try:

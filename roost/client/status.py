@@ -10,8 +10,8 @@ DETAILS = "grpc-status-details-bin"
 LOCAL = "Internal error from Core"  # grpc.aio's status for a stream that ended while a request was being written
 FACT = "retry_after_seconds"
 GONE = {
-    grpc.StatusCode.UNAVAILABLE: "No gateway answers at {target}. Start one with `roost serve`, or give another address.",
-    grpc.StatusCode.UNIMPLEMENTED: "What answers at {target} is no Roost gateway, or an older one. Give another address.",
+    grpc.StatusCode.UNAVAILABLE: "No gateway answers at {target}. Start one with `roost serve`, or give its address.",
+    grpc.StatusCode.UNIMPLEMENTED: "What answers at {target} is no Roost gateway, or an older one. Give its address.",
     grpc.StatusCode.CANCELLED: "The gateway at {target} ended the call. Try again.",
 }
 NEAREST = {

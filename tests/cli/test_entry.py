@@ -47,7 +47,7 @@ def test_a_flag_of_the_gateway_is_checked_like_any_setting(command):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["version"], ["models", "--help"], ["models", "--gateway", "[::1]:1"]]
+    "arguments", [["--help"], ["version"], ["models", "--help"], ["models", "--gateway", "[::1]:1"], ["index", "."]]
 )
 def test_the_command_loads_no_stage(arguments):
     code = (
