@@ -4,7 +4,8 @@
 
 Both make the two views of SimCLR, with lightly's default strengths, of decoded images in memory. Neither normalises:
 in Roost the model does. Roost uses one thread; lightly has one process, and then two. The contenders take turns, and
-the medians of the rounds are compared, so that a busy machine slows all alike. Without `--images`, tiles of the photographs in scikit-image and scikit-learn are used.
+the medians of the rounds are compared, so that a busy machine slows all alike. Without `--images`, tiles of the
+photographs in scikit-image and scikit-learn are used.
 """
 
 import argparse
@@ -112,6 +113,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="of all contenders (default: 7)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args()
+    torch.set_num_threads(1)  # as in a DataLoader's workers
     pixels = find_images(arguments.images, size=arguments.size)
     batch = max(8, BATCH * 32**2 // arguments.size**2)
     rates: dict[str, list[float]] = {name: [] for name in CONTENDERS}
