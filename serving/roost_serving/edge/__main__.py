@@ -6,6 +6,7 @@ import logging
 import sys
 from pathlib import Path
 
+from roost_serving.edge.indexing import INDEX_BYTES
 from roost_serving.edge.server import serve
 
 
@@ -14,9 +15,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m roost_serving.edge", description=__doc__)
     parser.add_argument("folder", type=Path, help="the index; made where it does not exist")
     parser.add_argument("--listen", required=True, metavar="ADDRESS", help="unix:PATH or HOST:PORT")
+    parser.add_argument(
+        "--index-bytes",
+        type=int,
+        default=INDEX_BYTES,
+        metavar="N",
+        help="bytes of vectors past which an HNSW graph is built (default: %(default)s)",
+    )
     arguments = parser.parse_args()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
-    asyncio.run(serve(arguments.folder, address=arguments.listen, announce=_announce))
+    serving = serve(arguments.folder, address=arguments.listen, index_bytes=arguments.index_bytes, announce=_announce)
+    asyncio.run(serving)
 
 
 def _announce(line: str) -> None:

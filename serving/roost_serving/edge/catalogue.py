@@ -81,19 +81,6 @@ class Catalogue:
             raise Refused(grpc.StatusCode.ALREADY_EXISTS, f"Wrong input: Collection `{name}` already exists!")
         self.collections[name] = Collection.create(self.folder / COLLECTIONS / name, dim=dim)
 
-    def delete(self, name: str) -> bool:
-        """Delete a collection and its aliases; False if there was none."""
-        collection = self.collections.pop(name, None)
-        if collection is None:
-            return False
-        collection.close()
-        # Renamed first, so that a kill in between leaves rubbish and not half a collection.
-        doomed = collection.folder.with_name(f".{name}.deleted")
-        collection.folder.rename(doomed)
-        shutil.rmtree(doomed)
-        self.point({alias: target for alias, target in self.aliases.items() if target != name})
-        return True
-
     def point(self, aliases: dict[str, str]) -> None:
         """Replace all aliases at once.
 

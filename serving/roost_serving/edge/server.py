@@ -16,6 +16,7 @@ import grpc.aio
 from roost.errors import BadSettings
 from roost_serving.edge.catalogue import Catalogue
 from roost_serving.edge.errors import Refused, translate
+from roost_serving.edge.indexing import Indexer
 from roost_serving.edge.protocol import qdrant
 from roost_serving.edge.servicer import Collections, Health, Points
 
@@ -56,12 +57,13 @@ class Statuses(grpc.aio.ServerInterceptor):
         )
 
 
-async def serve(folder: Path, *, address: str, announce: Callable[[str], None]) -> None:
+async def serve(folder: Path, *, address: str, index_bytes: int, announce: Callable[[str], None]) -> None:
     """Serve a folder until a signal comes or standard input ends.
 
     Args:
         folder: The index; made where it does not exist.
         address: `unix:PATH`, or `HOST:PORT` where port 0 takes a free one.
+        index_bytes: Build an HNSW graph once this many bytes of vectors lie outside one.
         announce: Called with one line of JSON: the address once it is served, or the error that prevents it.
     """
     try:
@@ -79,13 +81,16 @@ async def serve(folder: Path, *, address: str, announce: Callable[[str], None]) 
     port = server.add_insecure_port(address)
     await server.start()
     stop = _stop_event()
-    flushing = asyncio.create_task(_flush(catalogue))
+    background = [_flush(catalogue), Indexer(catalogue, index_bytes=index_bytes).run()]
+    tasks = [asyncio.create_task(task) for task in background]
     announce(
         json.dumps({"address": address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"})
     )
     await stop.wait()
     await server.stop(grace=1.0)
-    flushing.cancel()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
     catalogue.close()
 
 
@@ -97,7 +102,10 @@ async def _flush(catalogue: Catalogue) -> None:
         due = time.monotonic() - last > FLUSH_SECONDS
         for collection in list(catalogue.collections.values()):
             if due or collection.unflushed_bytes > FLUSH_BYTES:
-                collection.flush()
+                try:
+                    collection.flush()
+                except Exception as error:  # the engine's errors are bare Exceptions
+                    _log.warning("%s was not flushed and stays in its log: %s", collection.folder.name, error)
                 await asyncio.sleep(0)
         last = time.monotonic() if due else last
 

@@ -9,6 +9,7 @@ import grpc.aio
 import qdrant_edge
 
 from roost_serving.edge.catalogue import Catalogue
+from roost_serving.edge.collection import Collection
 from roost_serving.edge.errors import Refused
 from roost_serving.edge.filters import to_filter
 from roost_serving.edge.protocol import qdrant
@@ -79,12 +80,6 @@ class Collections(qdrant.CollectionsServicer):
         names = sorted(self.catalogue.collections)
         return qdrant.ListCollectionsResponse(collections=[qdrant.CollectionDescription(name=name) for name in names])
 
-    async def Delete(
-        self, request: "qdrant.DeleteCollection", context: Context
-    ) -> "qdrant.CollectionOperationResponse":
-        """Delete a collection and its aliases."""
-        return qdrant.CollectionOperationResponse(result=self.catalogue.delete(request.collection_name))
-
     async def ListAliases(self, request: "qdrant.ListAliasesRequest", context: Context) -> "qdrant.ListAliasesResponse":
         """All aliases and the collections that they lead to."""
         pairs = sorted(self.catalogue.aliases.items())
@@ -116,7 +111,7 @@ class Points(qdrant.PointsServicer):
 
     async def Upsert(self, request: "qdrant.UpsertPoints", context: Context) -> "qdrant.PointsOperationResponse":
         """Write points; COMPLETED once the engine has logged and applied them."""
-        collection = self.catalogue.find(request.collection_name)
+        collection = await self._writable(request.collection_name)
         points = [
             qdrant_edge.Point(from_id(point.id), _vector(point.vectors.vector), from_payload(point.payload))
             for point in request.points
@@ -128,7 +123,8 @@ class Points(qdrant.PointsServicer):
         """Delete points by id."""
         if request.points.WhichOneof("points_selector_one_of") != "points":
             raise Refused.invalid("The embedded store deletes points by id, and not by filter")
-        self.catalogue.find(request.collection_name).delete([from_id(id_) for id_ in request.points.points.ids])
+        collection = await self._writable(request.collection_name)
+        collection.delete([from_id(point_id) for point_id in request.points.points.ids])
         return _completed()
 
     async def CreateFieldIndex(
@@ -138,8 +134,13 @@ class Points(qdrant.PointsServicer):
         kind = _FIELD_TYPES.get(request.field_type)
         if kind is None:
             raise Refused.invalid(f"The embedded store has no payload index of type {request.field_type}")
-        self.catalogue.find(request.collection_name).index(request.field_name, kind)
+        (await self._writable(request.collection_name)).index(request.field_name, kind)
         return _completed()
+
+    async def _writable(self, name: str) -> Collection:
+        collection = self.catalogue.find(name)
+        await collection.writable.wait()
+        return collection
 
     async def Get(self, request: "qdrant.GetPoints", context: Context) -> "qdrant.GetResponse":
         """The points of these ids that exist."""

@@ -16,16 +16,18 @@ import pytest_asyncio
 from roost import plugins
 from roost.clusters import Placement
 from roost_serving import stores
+from roost_serving.edge.indexing import INDEX_BYTES
 
 SERVER_URL = os.environ.get("ROOST_TEST_QDRANT_URL")
 
 
 @asynccontextmanager
 async def engine(
-    folder: Path, *, address: str = "127.0.0.1:0"
+    folder: Path, *, address: str = "127.0.0.1:0", index_bytes: int = INDEX_BYTES
 ) -> AsyncIterator[tuple[str, asyncio.subprocess.Process]]:
     """The engine's process, started by hand on TCP, as the address of a Qdrant server."""
     command = [sys.executable, "-m", "roost_serving.edge", str(folder), "--listen", address]
+    command += ["--index-bytes", str(index_bytes)]
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
     try:
