@@ -43,6 +43,7 @@ def index(
     report, begun = Report(), time.monotonic()
     try:
         with Client(gateway, timeout=timeout) as client:
+            client.models()  # a gateway that is not there is an error at once; one that goes away later is waited for
             outcomes = run_index(client, path, names, model=model, skip_existing=skip_existing, pause=_pause)
             for name, outcome in bars.counted(outcomes, total=len(names)):
                 report.add(name, outcome)

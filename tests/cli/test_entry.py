@@ -49,13 +49,13 @@ def test_a_flag_of_the_gateway_is_checked_like_any_setting(command):
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["version"], ["models", "--help"], ["models", "--gateway", "[::1]:1"], ["index", "."]]
 )
-def test_the_command_loads_no_stage(arguments):
+def test_the_command_loads_no_stage(arguments, tmp_path):
     code = (
         "import sys, roost.cli\n"
         f"try: roost.cli.build()({arguments!r})\n"
         "finally: print('LOADED', *sys.modules, file=sys.stderr)"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     loaded = set(result.stderr.partition("LOADED")[2].split())
     assert "roost.cli" in loaded
     assert loaded & HEAVY == set()

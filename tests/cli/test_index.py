@@ -48,6 +48,13 @@ def test_a_folder_without_images_is_refused(command, gateway, tmp_path):
     assert "no images" in result.stderr
 
 
+def test_without_a_gateway_nothing_is_waited_for(command, digits):
+    result = command("index", digits, "--gateway", "127.0.0.1:1")
+    assert result.exit_code == 1
+    assert "roost serve" in result.stderr
+    assert "trying again" not in result.stderr
+
+
 def test_an_unknown_model_ends_it_at_once(command, gateway, digits):
     result = command("index", digits, "--gateway", gateway, "--model", "cats", "--json")
     assert result.exit_code == 1

@@ -111,7 +111,7 @@ def test_ctrl_c_says_how_far_it_came(peer, folder):
                 return
             yield stored(request)
 
-    peer.answers["IngestItems"] = answer
+    peer.answers |= {"IngestItems": answer, "ListModels": lambda request, context: pb.ListModelsResponse()}
     command = [Path(sys.executable).with_name("roost"), "index", folder, "--gateway", peer.target]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert half.wait(30)
