@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from contextlib import suppress
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, overload
 
 import grpc
@@ -127,7 +126,7 @@ class AsyncClient:
 
     async def _entry(self, item: Item, *, model: str, skip_existing: bool) -> pb.IngestItemsRequest | Outcome:
         made = partial(requests.ingest_entry, item, model=model, skip_existing=skip_existing, max_bytes=self._max_bytes)
-        return await asyncio.to_thread(made) if isinstance(item.image, Path) else made()
+        return await asyncio.to_thread(made) if not isinstance(item.image, bytes) else made()
 
     async def _take(self, call: Any) -> pb.IngestItemsResponse:
         try:
