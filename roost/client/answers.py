@@ -10,8 +10,8 @@ import numpy as np
 from roost.clusters import Placement
 from roost.errors import RoostError
 
-Image = bytes | Path
-"""An encoded image's bytes, or the file that holds them."""
+Image = bytes | Path | str
+"""An encoded image's bytes, or the path of the file that holds them."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def to_item(item: Item, *, max_bytes: int) -> pb.Item:
         message.payload.CopyFrom(_struct(item.payload))
     size = message.ByteSize() + ENVELOPE_BYTES
     if size > max_bytes:
-        what = item.image if isinstance(item.image, Path) else f"The item {item.id!r}"
+        what = f"The item {item.id!r}" if isinstance(item.image, bytes) else item.image
         raise TooLarge(
             f"{what} takes {size} bytes; a message may have {max_bytes}. Send a smaller image.",
             bytes=size,
@@ -39,10 +39,10 @@ def to_item(item: Item, *, max_bytes: int) -> pb.Item:
 def _content(image: Image) -> bytes:
     if isinstance(image, bytes):
         return image
-    if not isinstance(image, Path):
-        raise BadRequest(f"An image is bytes or a pathlib.Path, not {type(image).__name__}.")
+    if not isinstance(image, Path | str):
+        raise BadRequest(f"An image is bytes or a file's path, not {type(image).__name__}.")
     try:
-        return image.read_bytes()
+        return Path(image).read_bytes()
     except OSError as error:
         raise BadImage(f"{image} cannot be read: {error.strerror}.", path=image) from error
 
