@@ -66,6 +66,8 @@ class Collection:
 
     def matching(self, filter: Filter) -> list[str]:
         """The keys of the points that a filter lets through, in the order of their rows."""
+        if filter == Filter():
+            return list(self.keys)
         return [key for key in self.keys if _matches(self.points[key], filter)]
 
 
@@ -148,11 +150,15 @@ class Store:
         query = check_vector(vector, dim=found.dim if found else None)
         if found is None:
             return []
-        hidden = point_id(exclude) if exclude is not None else None
-        keys = [key for key in found.matching(filter) if key != hidden]
-        scores = found.matrix[[found.rows[key] for key in keys]] @ (query / np.linalg.norm(query))
+        rows = np.array([found.rows[key] for key in found.matching(filter)], dtype=np.intp)
+        if exclude is not None:
+            rows = rows[rows != found.rows.get(point_id(exclude), -1)]
+        scores = (found.matrix[: len(found.keys)] @ (query / np.linalg.norm(query)))[rows]
         nearest = np.argsort(-scores, kind="stable")[:limit]
-        return [Hit(found.read(keys[row], with_vectors=with_vectors), float(scores[row])) for row in nearest]
+        return [
+            Hit(found.read(found.keys[row], with_vectors=with_vectors), float(score))
+            for row, score in zip(rows[nearest], scores[nearest], strict=True)
+        ]
 
     async def scroll(
         self,
