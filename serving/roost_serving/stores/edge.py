@@ -44,6 +44,7 @@ class Store(qdrant.Store):
         if not name:
             raise BadSettings(f"{url!r} names no folder. Write edge://data/index.", url=url)
         self.folder = Path(name).absolute()
+        self._scratch: Path | None = None
         self._process: Process | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._setup(place=f"The index in {self.folder}", target="", tls=False, api_key=None)
@@ -56,13 +57,16 @@ class Store(qdrant.Store):
             DiskFull: There is no room to open it.
             StoreUnavailable: The process ended at its start; its words are in the log.
         """
-        self._scratch: Path | None = None
         path = self.folder / SOCKET
         if len(bytes(path)) > MAX_SOCKET_PATH:
             self._scratch = Path(tempfile.mkdtemp(prefix="roost-"))
             path = self._scratch / SOCKET
         self.target = f"unix:{path}"
-        self._process = await self._start()
+        try:
+            self._process = await self._start()
+        except BaseException:
+            self._remove_scratch()
+            raise
         await super().open()
         self._supervisor = asyncio.create_task(self._supervise(self._process), name="supervise-edge")
 
@@ -77,8 +81,12 @@ class Store(qdrant.Store):
         if self._process is not None:
             await _end(self._process)
             self._process = None
-        if self._scratch is not None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+        self._remove_scratch()
+
+    def _remove_scratch(self) -> None:
+        scratch, self._scratch = self._scratch, None
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
 
     @property
     def pid(self) -> int | None:

@@ -175,6 +175,10 @@ async def test_a_folder_that_cannot_be_made_is_refused(open_store, tmp_path):
         await open_store(tmp_path / "file" / "index")
 
 
+async def test_a_store_that_was_never_opened_closes(tmp_path):
+    await Store(f"edge://{tmp_path / 'index'}").close()
+
+
 @pytest.mark.parametrize("url", ["edge://", "edge"])
 def test_a_url_without_a_folder_is_refused(url):
     with pytest.raises(BadSettings, match="names no folder"):
