@@ -88,6 +88,18 @@ def test_a_restored_encoder_embeds_as_the_one_that_was_saved(run):
     assert torch.allclose(embeddings.norm(dim=1), torch.ones(3))
 
 
+def test_a_whitening_is_restored_with_its_encoder(tmp_path, run):
+    encoder, _, manifest = run
+    whitening = torch.nn.Linear(256, 4)
+    embedder = encoders.Embedder(encoder, mean=manifest.input.mean, std=manifest.input.std, whitening=whitening).eval()
+    encoders.save(tmp_path, embedder)
+    written = artifact.write(tmp_path, manifest.model_copy(update={"dim": 4}), files=[encoders.WEIGHTS])
+    pixels = torch.randint(0, 256, (3, 16, 16, 3), dtype=torch.uint8)
+    embeddings = encoders.restore(tmp_path, written)(pixels)
+    assert embeddings.shape == (3, 4)
+    assert torch.equal(embeddings, embedder(pixels))
+
+
 def test_weights_of_another_encoder_are_refused(run):
     _, folder, manifest = run
     with pytest.raises(BadArtifact, match="no weights of resnet18"):

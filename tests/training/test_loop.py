@@ -153,6 +153,15 @@ def test_views_are_cut_from_larger_pixels_than_the_encoder_sees(settings):
     assert manifest.input.size == manifest.input.resize == 16
 
 
+def test_whitened_embeddings_are_as_long_as_the_settings_say(settings):
+    given = settings(whiten=24, epochs=1)
+    manifest = train(given, progress=Reporter())
+    assert manifest.dim == 24
+    assert "untrained_whitened_knn20_accuracy" in manifest.quality
+    resumed = train(given.model_copy(update={"resume": True}), progress=Reporter())
+    assert resumed.files == manifest.files
+
+
 def test_fewer_images_than_a_batch_make_a_smaller_batch(settings):
     manifest = train(settings(batch=1024, epochs=1), progress=Reporter())
     assert manifest.quality["images_seen"] == 130

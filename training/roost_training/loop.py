@@ -103,16 +103,20 @@ class _Loop:
                 "or weaker views.",
                 rankme=figures["rankme"],
             )
+        embedder, whiten = self.learner.embedder, self.settings.whiten
+        if whiten is not None and embedder.whitening is None:  # resumed after its last epoch
+            scores.score(embedder, self.images, whiten=whiten)
         spent = {
             "epochs": self.position.epoch,
             "images_seen": self.position.images,
             "training_seconds": round(self.position.seconds, 1),
             "training_cpu_seconds": round(self.position.cpu_seconds, 1),
         }
-        manifest = run.manifest(self.settings, self.images, quality=figures | spent, dim=self.learner.feature_dim)
+        dim = self.learner.feature_dim if whiten is None else whiten
+        manifest = run.manifest(self.settings, self.images, quality=figures | spent, dim=dim)
         if self.fabric.is_global_zero:
             manifest = run.write_artifact(
-                self.settings.out, manifest, embedder=self.learner.embedder, golden_from=self.images.held_out
+                self.settings.out, manifest, embedder=embedder, golden_from=self.images.held_out
             )
         return self.fabric.broadcast(manifest)
 
@@ -122,7 +126,9 @@ class _Loop:
             self.reporter.note(f"Going on after step {position.step}, in epoch {position.epoch}.")
             return position
         self.reporter.note(self.images.describe())
-        return checkpoint.Position(figures=scores.baselines(self.learner.embedder, self.images))
+        return checkpoint.Position(
+            figures=scores.baselines(self.learner.embedder, self.images, whiten=self.settings.whiten)
+        )
 
     def _epoch(self, interruption: Interruption) -> None:
         position = self.position
@@ -178,7 +184,7 @@ class _Loop:
         record = {"step": position.step, "epoch": position.epoch, "loss": loss} | meter.figures()
         due = self.progress >= 1 or (position.epoch + 1) % self.settings.evaluate_every == 0
         if due:
-            found = scores.score(self.learner.embedder, self.images)
+            found = scores.score(self.learner.embedder, self.images, whiten=self.settings.whiten)
             position.figures |= found | {"loss": loss}
             record |= found
         record |= {"seconds": self.clock.seconds, "seconds_left": self._seconds_left()}

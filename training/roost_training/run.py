@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from roost import artifact
@@ -108,8 +107,7 @@ def write_artifact(
     folder: Path, manifest: artifact.Manifest, *, embedder: Embedder, golden_from: Images
 ) -> artifact.Manifest:
     """Write the encoder's weights and golden images into the run folder, and the manifest last."""
-    weights = {name: value.detach().cpu().contiguous() for name, value in embedder.encoder.state_dict().items()}
-    save_file(weights, folder / encoders.WEIGHTS)
+    encoders.save(folder, embedder)
     golden.write(folder, embedder, golden_from)
     return artifact.write(folder, manifest, files=[encoders.WEIGHTS, golden.FILE])
 

@@ -48,6 +48,9 @@ class TrainSettings(Settings):
     source_size: PositiveInt | None = None
     """Side of the decoded square that views are cut from, in pixels; `image_size` where not given."""
     views: Recipe = Recipe()
+    whiten: PositiveInt | None = None
+    """Length of an embedding: so many principal components of the features, scaled to one variance. Without it, an
+    embedding is the encoder's features."""
 
     epochs: PositiveInt = 100
     max_seconds: PositiveFloat | None = None
