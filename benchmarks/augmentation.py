@@ -23,8 +23,8 @@ from lightly.transforms.simclr_transform import SimCLRTransform
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from roost import preprocess
-from roost_training import augment, folder
+from roost import folder, preprocess
+from roost_training import augment
 
 MAX_IMAGES = 2048
 BATCH = 256

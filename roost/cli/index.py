@@ -34,10 +34,10 @@ def index(
 
     Example: roost index photos --model photos
     """
+    from roost import folder
     from roost.client import Client
     from roost.indexing import Report
     from roost.indexing import index as run_index
-    from roost_training import folder
 
     names = [file.name for file in folder.find(path)]
     report, begun = Report(), time.monotonic()

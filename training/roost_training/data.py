@@ -7,9 +7,10 @@ from typing import Self
 
 import numpy as np
 
+from roost import folder
 from roost.errors import BadData
 from roost.preprocess import DEFAULT_LIMITS, Limits
-from roost_training import folder, pixel_cache
+from roost_training import pixel_cache
 
 MAX_HELD_OUT = 2_000
 

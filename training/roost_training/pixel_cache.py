@@ -27,8 +27,8 @@ from PIL import Image
 
 from roost.artifact import replace_bytes
 from roost.errors import BadData, BadImage, RoostError
+from roost.folder import File
 from roost.preprocess import Limits, decode
-from roost_training.folder import File
 
 MIN_SIDE = 8
 """Pixels: an image with a shorter side than this shows nothing, such as the one-pixel pictures of web pages."""
