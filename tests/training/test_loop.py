@@ -162,6 +162,11 @@ def test_whitened_embeddings_are_as_long_as_the_settings_say(settings):
     assert resumed.files == manifest.files
 
 
+def test_whitening_keeps_no_more_dimensions_than_a_quarter_of_the_images(settings):
+    manifest = train(settings(whiten=100, epochs=1), progress=Reporter())
+    assert manifest.dim == 130 // 4
+
+
 def test_fewer_images_than_a_batch_make_a_smaller_batch(settings):
     manifest = train(settings(batch=1024, epochs=1), progress=Reporter())
     assert manifest.quality["images_seen"] == 130

@@ -124,7 +124,7 @@ def save(folder: Path, embedder: Embedder) -> None:
 
 
 def restore(folder: Path, manifest: Manifest) -> Embedder:
-    """Rebuild a trained encoder from its artifact, in evaluation mode.
+    """Rebuild a trained encoder from its artifact, frozen and in evaluation mode.
 
     Raises:
         BadArtifact: The weights are missing or altered, or are not those of the manifest's encoder.
@@ -140,7 +140,11 @@ def restore(folder: Path, manifest: Manifest) -> Embedder:
             whitening.load_state_dict(linear)
     except RuntimeError as error:
         raise BadArtifact(f"{path} has no weights of {manifest.encoder}. Train it again.", path=path) from error
-    return Embedder(encoder, mean=manifest.input.mean, std=manifest.input.std, whitening=whitening).eval()
+    return (
+        Embedder(encoder, mean=manifest.input.mean, std=manifest.input.std, whitening=whitening)
+        .eval()
+        .requires_grad_(requires_grad=False)
+    )
 
 
 def _builders() -> dict[str, Callable[[int], tuple[nn.Module, int]]]:

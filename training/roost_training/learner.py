@@ -38,6 +38,8 @@ class Learner:
                 path=settings.data,
                 method=settings.method,
             )
+        self.whiten = None if settings.whiten is None else min(settings.whiten, max(1, len(images.train) // 4))
+        """Dimensions that whitening keeps: components that few images decide are noise."""
         self._peak = optim.scaled_rate(
             settings.optimiser, batch=self.batch * fabric.world_size, base=settings.learning_rate
         )

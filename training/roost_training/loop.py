@@ -103,7 +103,7 @@ class _Loop:
                 "or weaker views.",
                 rankme=figures["rankme"],
             )
-        embedder, whiten = self.learner.embedder, self.settings.whiten
+        embedder, whiten = self.learner.embedder, self.learner.whiten
         if whiten is not None and embedder.whitening is None:  # resumed after its last epoch
             scores.score(embedder, self.images, whiten=whiten)
         spent = {
@@ -127,7 +127,7 @@ class _Loop:
             return position
         self.reporter.note(self.images.describe())
         return checkpoint.Position(
-            figures=scores.baselines(self.learner.embedder, self.images, whiten=self.settings.whiten)
+            figures=scores.baselines(self.learner.embedder, self.images, whiten=self.learner.whiten)
         )
 
     def _epoch(self, interruption: Interruption) -> None:
@@ -184,7 +184,7 @@ class _Loop:
         record = {"step": position.step, "epoch": position.epoch, "loss": loss} | meter.figures()
         due = self.progress >= 1 or (position.epoch + 1) % self.settings.evaluate_every == 0
         if due:
-            found = scores.score(self.learner.embedder, self.images, whiten=self.settings.whiten)
+            found = scores.score(self.learner.embedder, self.images, whiten=self.learner.whiten)
             position.figures |= found | {"loss": loss}
             record |= found
         record |= {"seconds": self.clock.seconds, "seconds_left": self._seconds_left()}

@@ -18,6 +18,7 @@ RANKME_IMAGES = 5_000
 THUMBNAIL = 32
 
 
+@torch.inference_mode()
 def embed(embedder: Embedder, images: Images) -> Tensor:
     """Embeddings of all images, unit-length float32 (n, dim), as they are served."""
     return _unit(embedder, features(embedder, images))

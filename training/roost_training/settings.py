@@ -24,7 +24,7 @@ content."""
 class TrainSettings(Settings):
     """What to train, on what, for how long."""
 
-    model_config = SettingsConfigDict(env_prefix="ROOST_TRAIN_", env_nested_delimiter="__")
+    model_config = SettingsConfigDict(env_prefix="ROOST_TRAIN_")
     section: ClassVar[str] = "train"
 
     data: Path
@@ -49,8 +49,8 @@ class TrainSettings(Settings):
     """Side of the decoded square that views are cut from, in pixels; `image_size` where not given."""
     views: Recipe = Recipe()
     whiten: PositiveInt | None = None
-    """Length of an embedding: so many principal components of the features, scaled to one variance. Without it, an
-    embedding is the encoder's features."""
+    """Length of an embedding: so many principal components of the features, scaled to one variance, but no more than
+    a quarter of the images. Without it, an embedding is the encoder's features."""
 
     epochs: PositiveInt = 100
     max_seconds: PositiveFloat | None = None
