@@ -10,6 +10,7 @@ import contextlib
 import functools
 import io
 import json
+import os
 import re
 import shlex
 import signal
@@ -29,6 +30,7 @@ from roost import artifact, ids, preprocess
 from roost.errors import RoostError
 
 ROOST = str(Path(sys.executable).with_name("roost"))
+RECIPES = Path(__file__).parents[1] / "training/recipes"
 REPOSITORY = Path("model_repository")
 READY_SECONDS = 60
 SOME_FAILED = 3
@@ -99,8 +101,8 @@ def train(images: Path, *, run: Path, recipe: str, name: str) -> None:
         print(f"{run} is trained already; remove it to train again.")
         return
     resume = ["--resume"] if (run / "checkpoint").exists() else []
-    config = f"training/recipes/{recipe}.toml"
-    roost_command("train", str(images), "--config", config, "--out", str(run), "--name", name, *resume)
+    config = RECIPES / f"{recipe}.toml"
+    roost_command("train", str(images), "--config", str(config), "--out", str(run), "--name", name, *resume)
 
 
 def export_and_cluster(images: Path, *, run: Path, name: str, k: int) -> Path:
@@ -250,7 +252,8 @@ def roost_command(*arguments: str, allowed: Sequence[int] = (0,)) -> None:
 
 def announce(command: Sequence[str]) -> None:
     """Show a command as one would type it."""
-    print("\n$ " + shlex.join([Path(command[0]).name, *command[1:]]), flush=True)
+    here = f"{Path.cwd()}{os.sep}"
+    print("\n$ " + shlex.join([Path(command[0]).name, *[word.removeprefix(here) for word in command[1:]]]), flush=True)
 
 
 def expect(ok: bool, what: str) -> None:

@@ -30,6 +30,7 @@ SAYS = {
     "clusters.py": "data/digits/0/00.png: cluster",
     "embed.py": "3 vectors of length 256\n+1.0000  data/digits/0/00.png",
     "ingest.py": "60 existed",
+    "neighbour_grid.py": "neighbours.png shows 10 images and their neighbours.",
     "search.py": "1.0000  0/00.png",
     "search_async.py": "data/digits/0/05.png -> 0/05.png (1.0000)",
 }
