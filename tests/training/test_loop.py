@@ -243,14 +243,16 @@ class Method(methods.Method):
     def after_step(self, progress):
         self.seen[1] += 1
 '''
+COLLAPSE = "[parameter.data.zero_() for parameter in self.encoder.parameters()]"
 
 
 @pytest.fixture
 def supervised(tmp_path, monkeypatch):
-    """A method that wants labels, added as a user adds one: by a file."""
+    """A method that wants labels, and one that collapses, added as a user adds one: by a file."""
     folder = tmp_path / "methods"
     folder.mkdir()
     (folder / "supervised.py").write_text(SUPERVISED)
+    (folder / "collapsing.py").write_text(SUPERVISED.replace("self.seen[1] += 1", COLLAPSE))
     monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(folder)])
 
 
@@ -264,3 +266,10 @@ def test_a_method_in_a_new_file_is_given_labels_and_called_at_its_hooks(settings
 def test_a_method_that_wants_labels_refuses_folders_without_classes(settings, supervised, digits):
     with pytest.raises(BadData, match="learns from classes"):
         train(settings(method="supervised", data=digits / "3"), progress=Reporter())
+
+
+def test_an_encoder_that_collapsed_makes_no_artifact(settings, supervised):
+    given = settings(method="collapsing")
+    with pytest.raises(TrainingFailed, match="the encoder collapsed"):
+        train(given, progress=Reporter())
+    assert not (given.out / artifact.MANIFEST).exists()
