@@ -21,7 +21,6 @@ from roost.errors import BadArtifact, BadVector
 
 FILE = "clusters.npz"
 SCHEMA = 1
-MIN_SCALE = 1e-3  # distances below this differ from one machine to the next; see `Clusters.scales`
 MAX_VALUES = 2**22  # of one intermediate array, 32 MiB: batches past it are worked through in parts
 TOLERANCE = 1e-6
 
@@ -35,7 +34,7 @@ class Placement:
     """Euclidean distance to the cluster's centroid, between unit-length vectors."""
     log_likelihood: float
     anomaly_score: float
-    """The distance as a multiple of the cluster's median distance."""
+    """The distance as a share of the threshold: above 1 is an anomaly."""
     anomaly: bool
     responsibilities: np.ndarray | None = None
     """Shape (components,), float32, summing to 1; not kept in the store."""
@@ -77,7 +76,11 @@ class Clusters:
     medoid_ids: np.ndarray
     """Shape (k,), unicode: the content id of the fitted image nearest to each centroid."""
     threshold: float
-    """An anomaly score above this is an anomaly."""
+    """An embedding farther than this from every centroid is an anomaly: a Euclidean distance, 0 to 2.
+
+    It is one for all clusters. A multiple of each cluster's own median distance would be set by the few outliers of the
+    tightest cluster, and then flags almost nothing elsewhere.
+    """
     false_alarm_rate: float
     """The share of ordinary images that the threshold was set to flag."""
 
@@ -90,19 +93,6 @@ class Clusters:
         """Length of an embedding."""
         return self.centroids.shape[1]
 
-    @cached_property
-    def scales(self) -> np.ndarray:
-        """What distances in each cluster are divided by, shape (k,): the median, where it is not almost 0.
-
-        A cluster of duplicates has a median of 0; without a floor every rounding error there would be an anomaly.
-        """
-        return np.maximum(self.median_distances, MIN_SCALE)
-
-    @cached_property
-    def anomaly_distances(self) -> np.ndarray:
-        """The distance past which an embedding in each cluster is an anomaly, shape (k,)."""
-        return self.threshold * self.scales
-
     def place(self, vectors: np.ndarray) -> list[Placement]:
         """Place embeddings among the clusters.
 
@@ -114,9 +104,9 @@ class Clusters:
         """
         vectors = self._checked(vectors)
         cluster, distance = self._nearest(vectors)
-        score = distance / self.scales[cluster]
+        score = distance / self.threshold
         responsibilities, log_likelihood = self._mixture(vectors)
-        columns = (cluster, distance, log_likelihood, score, score > self.threshold)
+        columns = (cluster, distance, log_likelihood, score, score > 1)
         rows = zip(*(column.tolist() for column in columns), responsibilities.astype(np.float32), strict=True)
         return [Placement(*row) for row in rows]
 
@@ -125,9 +115,8 @@ class Clusters:
         return self._nearest(self._checked(vectors))
 
     def anomaly_score(self, vectors: np.ndarray) -> np.ndarray:
-        """The distance to the nearest centroid as a multiple of its cluster's median distance, shape (n,)."""
-        cluster, distance = self.nearest(vectors)
-        return distance / self.scales[cluster]
+        """The distance to the nearest centroid as a share of the threshold, shape (n,)."""
+        return self.nearest(vectors)[1] / self.threshold
 
     def responsibilities(self, vectors: np.ndarray) -> np.ndarray:
         """The probability of each mixture component given the embedding, shape (n, m), rows summing to 1."""

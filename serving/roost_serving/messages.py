@@ -129,7 +129,7 @@ def to_cluster(model: Model, number: int, *, items: int) -> pb.Cluster:
         fitted_images=int(clusters.fitted_images[number]),
         items=items,
         median_distance=float(clusters.median_distances[number]),
-        anomaly_distance=float(clusters.anomaly_distances[number]),
+        anomaly_distance=clusters.threshold,
         medoid_id=str(clusters.medoid_ids[number]),
         centroid=to_vector(clusters.centroids[number]),
     )

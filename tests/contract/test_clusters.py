@@ -28,7 +28,7 @@ def corners() -> Clusters:
         median_distances=np.array([0.2, 0.0]),
         fitted_images=np.array([5, 3]),
         medoid_ids=np.array(["a", "b"]),
-        threshold=3.0,
+        threshold=0.6,
         false_alarm_rate=0.01,
     )
 
@@ -56,7 +56,7 @@ def fitted() -> tuple[np.ndarray, KMeans, PCA, GaussianMixture, Clusters]:
         median_distances=median,
         fitted_images=np.bincount(kmeans.labels_),
         medoid_ids=np.array(list("abcdef")),
-        threshold=1.5,
+        threshold=0.5,
         false_alarm_rate=0.01,
     )
     return vectors, kmeans, pca, mixture, ours
@@ -64,25 +64,19 @@ def fitted() -> tuple[np.ndarray, KMeans, PCA, GaussianMixture, Clusters]:
 
 def test_a_vector_is_placed_by_hand(corners):
     (placement,) = corners.place(np.array([[0.6, 0.8]], np.float32))
-    # To (0, 1): sqrt(0.36 + 0.04). Its cluster's median is 0, so the smallest scale, 0.001, divides.
+    # To (0, 1): sqrt(0.36 + 0.04) = 0.632, and the threshold is 0.6.
     assert (placement.cluster, placement.anomaly) == (1, True)
     assert placement.distance == pytest.approx(0.4**0.5)
-    assert placement.anomaly_score == pytest.approx(0.4**0.5 / 1e-3)
+    assert placement.anomaly_score == pytest.approx(0.4**0.5 / 0.6)
     assert placement.log_likelihood == pytest.approx(-0.5 * np.log(2 * np.pi) - 0.18)
     assert placement.responsibilities is not None
     assert placement.responsibilities.dtype == np.float32
     assert placement.responsibilities.tolist() == [1.0]
 
 
-def test_the_anomaly_distance_is_where_the_anomaly_flag_turns(corners):
-    assert corners.anomaly_distances.tolist() == pytest.approx([0.6, 0.003])
+def test_the_threshold_is_where_the_anomaly_flag_turns(corners):
     inside, outside = [1, -0.59], [1, -0.61]
     assert [p.anomaly for p in corners.place(np.array([inside, outside], np.float32))] == [False, True]
-
-
-def test_a_duplicate_in_a_cluster_of_duplicates_is_no_anomaly(corners):
-    (placement,) = corners.place(np.array([[1e-4, 1]], np.float32))
-    assert (placement.anomaly_score, placement.anomaly) == (pytest.approx(0.1, abs=1e-3), False)
 
 
 def test_clusters_are_those_that_kmeans_predicts(fitted):
@@ -108,10 +102,9 @@ def test_likelihoods_far_from_the_mixture_stay_finite(fitted):
     assert ours.responsibilities(far).sum() == pytest.approx(1)
 
 
-def test_the_anomaly_score_is_the_distance_in_medians(fitted):
-    vectors, _, _, _, ours = fitted
-    cluster, distance = ours.nearest(vectors)
-    np.testing.assert_allclose(ours.anomaly_score(vectors), distance / ours.median_distances[cluster])
+def test_the_anomaly_score_is_the_distance_as_a_share_of_the_threshold(fitted):
+    vectors, kmeans, _, _, ours = fitted
+    np.testing.assert_allclose(ours.anomaly_score(vectors), kmeans.transform(vectors).min(axis=1) / 0.5, rtol=1e-4)
 
 
 def test_place_agrees_with_the_arrays_one_by_one_and_in_parts(fitted, monkeypatch):

@@ -21,7 +21,7 @@ from roost_training.evaluate import agreement
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 FALSE_ALARM_RATE = 0.01
 HELD_OUT_FRACTION = 0.2
-MIN_THRESHOLD = 0.1  # where all images held out are duplicates, a rounding error must be no anomaly
+MIN_THRESHOLD = 1e-3  # where all images held out are duplicates, a rounding error must be no anomaly
 MIN_IMAGES = 3  # two to fit, one to hold out
 ONE_THREAD_VALUES = 2**26  # fewer embedding values than this are fitted faster, and repeatably, by one thread
 
@@ -92,7 +92,8 @@ def cluster(
         progress=progress,
     )
     _, held_out = split(len(embeddings), fraction=HELD_OUT_FRACTION, seed=seed)
-    rate = cross_checked_rate(fitted.anomaly_score(embeddings[held_out]), false_alarm_rate=false_alarm_rate)
+    _, distances = fitted.nearest(embeddings[held_out])
+    rate = cross_checked_rate(distances, false_alarm_rate=false_alarm_rate)
     quality = _figures(fitted) | {"held_out_false_alarm_rate": rate} | _scores(fitted, embeddings, found.labels)
     return model_versions.add_clusters(folder, manifest, fitted, quality=quality)
 
@@ -155,8 +156,8 @@ def fit(
         threshold=1.0,
         false_alarm_rate=false_alarm_rate,
     )
-    scores = clusters.anomaly_score(embeddings[held_out])
-    return dataclasses.replace(clusters, threshold=anomaly_threshold(scores, false_alarm_rate=false_alarm_rate))
+    _, ordinary = clusters.nearest(embeddings[held_out])
+    return dataclasses.replace(clusters, threshold=anomaly_threshold(ordinary, false_alarm_rate=false_alarm_rate))
 
 
 def split(n: int, *, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -171,40 +172,40 @@ def split(n: int, *, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray
     return np.sort(order[count:]), np.sort(order[:count])
 
 
-def anomaly_threshold(scores: np.ndarray, *, false_alarm_rate: float) -> float:
-    """The threshold above which a new ordinary image scores with at most the given probability.
+def anomaly_threshold(distances: np.ndarray, *, false_alarm_rate: float) -> float:
+    """The distance past which a new ordinary image lies with at most the given probability.
 
     This is the conformal quantile (Vovk, Gammerman, Shafer, Algorithmic Learning in a Random World, 2005): of n
-    scores, the ceil((n + 1)(1 - rate))-th smallest. With fewer than 1/rate - 1 scores no threshold can promise
-    the rate, and the largest score is taken.
+    distances, the ceil((n + 1)(1 - rate))-th smallest. With fewer than 1/rate - 1 of them no threshold can promise
+    the rate, and the largest is taken.
 
     Args:
-        scores: Anomaly scores of images that were not fitted, shape (n,), n > 0.
+        distances: To the nearest centroid, of images that were not fitted, shape (n,), n > 0.
         false_alarm_rate: Between 0 and 1.
     """
-    rank = math.ceil((len(scores) + 1) * (1 - false_alarm_rate))
-    return max(MIN_THRESHOLD, float(np.sort(scores)[min(rank, len(scores)) - 1]))
+    rank = math.ceil((len(distances) + 1) * (1 - false_alarm_rate))
+    return max(MIN_THRESHOLD, float(np.sort(distances)[min(rank, len(distances)) - 1]))
 
 
-def cross_checked_rate(scores: np.ndarray, *, false_alarm_rate: float) -> float:
+def cross_checked_rate(distances: np.ndarray, *, false_alarm_rate: float) -> float:
     """The share of held-out images that is flagged by a threshold that they had no part in.
 
-    Each half of the scores is judged by the threshold of the other half. The rate of the final threshold on the
+    Each half of the images is judged by the threshold of the other half. The rate of the final threshold on the
     images that set it would only repeat what was asked for.
 
     Args:
-        scores: Anomaly scores of images that were not fitted, shape (n,), in no particular order.
+        distances: To the nearest centroid, of images that were not fitted, shape (n,), in no particular order.
         false_alarm_rate: Between 0 and 1.
 
     Returns:
-        0 to 1; 0 for a single score.
+        0 to 1; 0 for a single distance.
     """
-    halves = scores[::2], scores[1::2]
+    halves = distances[::2], distances[1::2]
     if not len(halves[1]):
         return 0.0
     limits = [anomaly_threshold(half, false_alarm_rate=false_alarm_rate) for half in halves]
     flagged = (halves[0] > limits[1]).sum() + (halves[1] > limits[0]).sum()
-    return float(flagged / len(scores))
+    return float(flagged / len(distances))
 
 
 def _figures(fitted: Clusters) -> dict[str, float]:
