@@ -2,11 +2,11 @@ import asyncio
 
 import numpy as np
 import pytest
+
+from roost.errors import BadVector
 from roost_serving.stores import Point
 from roost_serving.stores.memory import Store
 from roost_serving.writer import Writer
-
-from roost.errors import BadVector
 
 UNIT = np.array([1, 0], np.float32)
 
