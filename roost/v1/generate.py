@@ -1,4 +1,4 @@
-"""Generate the code beside `gateway.proto`, and lint it: `python -m roost.v1.generate [--check]`.
+"""Generate the code beside the protos, and lint them: `python -m roost.v1.generate [--check]`.
 
 Needs grpcio-tools and buf, which only a developer's environment has.
 """
@@ -7,27 +7,30 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PROTO = "roost/v1/gateway.proto"
-GENERATED = ("gateway_pb2.py", "gateway_pb2.pyi", "gateway_pb2_grpc.py")
+SERVICE = "roost/v1/gateway.proto"
+PROTOS = ("roost/v1/errors.proto", SERVICE)
+GENERATED = ("errors_pb2.py", "errors_pb2.pyi", "gateway_pb2.py", "gateway_pb2.pyi", "gateway_pb2_grpc.py")
 
 
-def protoc(*options: str) -> None:
-    """Run the protocol compiler on the gateway's proto, with Google's common protos in reach."""
+def protoc(*options: str, protos: Sequence[str] = PROTOS) -> None:
+    """Run the protocol compiler, with Google's common protos in reach."""
     include = sysconfig.get_path("purelib")
-    command = [sys.executable, "-m", "grpc_tools.protoc", "-I.", f"-I{include}", *options, PROTO]
+    command = [sys.executable, "-m", "grpc_tools.protoc", "-I.", f"-I{include}", *options, *protos]
     subprocess.run(command, cwd=ROOT, check=True)
 
 
 def generate(folder: Path) -> None:
     """Write messages, type stubs and service stubs under `folder`."""
-    protoc(f"--python_out={folder}", f"--pyi_out={folder}", f"--grpc_python_out={folder}")
+    protoc(f"--python_out={folder}", f"--pyi_out={folder}")
+    protoc(f"--grpc_python_out={folder}", protos=[SERVICE])
 
 
 def lint() -> None:
-    """Hold the proto to buf's STANDARD and COMMENTS rules."""
+    """Hold the protos to buf's STANDARD and COMMENTS rules."""
     with tempfile.TemporaryDirectory() as folder:
         image = f"{folder}/image.binpb"
         protoc("--include_imports", "--include_source_info", f"--descriptor_set_out={image}")
@@ -36,7 +39,7 @@ def lint() -> None:
 
 
 def stale() -> list[str]:
-    """The generated files that are not what the proto gives."""
+    """The generated files that are not what the protos give."""
     here = Path(__file__).parent
     with tempfile.TemporaryDirectory() as folder:
         generate(Path(folder))
@@ -52,7 +55,7 @@ def main() -> int:
         return 0
     old = stale()
     if old:
-        print(f"Not what {PROTO} gives: {', '.join(old)}. Run `make proto`.", file=sys.stderr)
+        print(f"Not what the protos give: {', '.join(old)}. Run `make proto`.", file=sys.stderr)
     return 1 if old else 0
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import grpc
 
 from roost import errors
-from roost.v1 import gateway_pb2 as pb
+from roost.v1 import errors_pb2 as pb
 
 PREFIX = "ERROR_REASON_"
 
@@ -23,7 +23,7 @@ def test_each_error_has_a_grpc_status_and_stands_in_the_tree():
 
 
 def test_each_reason_comment_begins_with_its_status():
-    text = Path(pb.__file__).with_name("gateway.proto").read_text()
+    text = Path(pb.__file__).with_name("errors.proto").read_text()
     for reason, error in errors.by_reason().items():
         comment = text.split(f"  {PREFIX}{reason} =")[0].rsplit(";\n", 1)[-1]
         assert comment.strip().startswith(f"// {error.code}"), reason
