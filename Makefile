@@ -41,10 +41,10 @@ types: .venv/installed ## Check types.
 contracts: .venv/installed ## Check who imports whom.
 	$(BIN)/lint-imports
 
-proto: .venv/installed ## Lint gateway.proto and generate the code beside it.
+proto: .venv/installed ## Lint the protos and generate the code beside them.
 	$(BIN)/python -m roost.v1.generate
 
-proto-check: .venv/installed ## Lint gateway.proto and compare the code beside it.
+proto-check: .venv/installed ## Lint the protos and compare the code beside them.
 	$(BIN)/python -m roost.v1.generate --check
 
 triton: .triton/installed ## Make .triton, a real Triton server for the tests that need one.

@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import functools
 import io
-import json
 import os
 import re
 import shlex
@@ -33,6 +32,7 @@ ROOST = str(Path(sys.executable).with_name("roost"))
 RECIPES = Path(__file__).parents[1] / "training/recipes"
 REPOSITORY = Path("model_repository")
 READY_SECONDS = 60
+IMAGES_PER_CLUSTER = 5  # at the least
 SOME_FAILED = 3
 """The status of `roost index` where some files are no images."""
 
@@ -41,7 +41,7 @@ def main() -> int:
     """Run the demo; 0 if every step answered as it should."""
     options = parse(sys.argv[1:])
     begun = time.monotonic()
-    images = options.images or write_digits(Path("data/digits"))
+    images = options.images.expanduser() if options.images else write_digits(Path("data/digits"))
     name = options.name or re.sub(r"[^a-z0-9._-]+", "-", images.resolve().name.lower()).strip("-._") or "images"
     recipe = "digits" if options.images is None else "photographs"
     train(images, run=Path("runs") / name, recipe=recipe, name=name)
@@ -109,13 +109,15 @@ def export_and_cluster(images: Path, *, run: Path, name: str, k: int) -> Path:
     """Write `model_repository/<name>/<version>` and fit its clusters."""
     trained = artifact.read(run, verify=[])
     version = newest(name)
-    known = version and artifact.read(version, verify=[])
-    if not known or known.data != trained.data or "clusters.npz" not in known.files:
+    if version is None or artifact.read(version, verify=[]).files["golden.npz"] != trained.files["golden.npz"]:
         roost_command("export", str(run), "--repository", str(REPOSITORY))
-        roost_command("cluster", str(REPOSITORY / name), str(images), "--k", str(k))
+        version = newest(name) or sys.exit(f"{REPOSITORY / name} has no version")
     else:
         print(f"{version} is exported already.")
-    return newest(name) or sys.exit(f"{REPOSITORY / name} has no version")
+    if "clusters.npz" not in artifact.read(version, verify=[]).files:
+        few = max(2, len(readable(images)) // IMAGES_PER_CLUSTER)
+        roost_command("cluster", str(REPOSITORY / name), str(images), "--k", str(min(k, few)))
+    return version
 
 
 def newest(name: str) -> Path | None:
@@ -212,20 +214,35 @@ def served_difference(client: roost.Client, version: Path, model: str) -> float:
 
 def say_what_next(address: str, *, http_port: int, model: str, images: Path, query: Path) -> None:
     """Things to type in another terminal."""
+    command = shorten(ROOST)
+    grpcurl = shorten(str(Path(ROOST).with_name("grpcurl")))
+    service = f"-plaintext -d @ {address} roost.v1.GatewayService"
     flags = f"--gateway {address} --model {model}"
-    image = json.dumps({"model": model, "items": [{"image": f"'$(base64 -w0 {shlex.quote(str(query))})'"}]})
-    command = Path(ROOST).relative_to(Path.cwd()) if Path(ROOST).is_relative_to(Path.cwd()) else Path(ROOST)
+    name = shlex.quote(str(query))
+    item = ids.content_id(query.read_bytes())
     print(f"""
 The gateway runs until you press Ctrl-C. In another terminal:
 
   {command} models --gateway {address}
-  {command} embed {query} {flags} --json
-  {command} search --image {query} {flags}
-  {command} search --image {query} {flags} --anomaly
+  {command} embed {name} {flags} --json
+  {command} search --image {name} {flags}
+  {command} search --image {name} {flags} --anomaly
   {command} clusters {flags}
   {command} items list {flags}
-  {command} index {images} {flags}
-  grpcurl -plaintext -d '{image}' {address} roost.v1.GatewayService/AssignClusters
+  {command} index {shlex.quote(str(images))} {flags}
+
+The same, one call of each kind, by plain gRPC:
+
+  image='"image":"'$(base64 -w0 {name})'"'
+  echo '{{"model":"{model}","items":[{{'$image'}}]}}' | {grpcurl} {service}/EmbedItems
+  echo '{{"model":"{model}","items":[{{'$image'}}]}}' | {grpcurl} {service}/AssignClusters
+  echo '{{"model":"{model}","item":{{'$image'}}}}' | {grpcurl} {service}/IngestItems
+  echo '{{"model":"{model}","item":{{'$image'}},"limit":3}}' | {grpcurl} {service}/SearchItems
+  echo '{{"model":"{model}","page_size":3}}' | {grpcurl} {service}/ListItems
+  echo '{{"model":"{model}","id":"{item}"}}' | {grpcurl} {service}/GetItem
+  echo '{{"model":"{model}","id":"{item}"}}' | {grpcurl} {service}/DeleteItem
+  echo '{{}}' | {grpcurl} {service}/ListModels
+  echo '{{"model":"{model}"}}' | {grpcurl} {service}/ListClusters
 
 Metrics: http://127.0.0.1:{http_port}/metrics""")
 
@@ -252,8 +269,12 @@ def roost_command(*arguments: str, allowed: Sequence[int] = (0,)) -> None:
 
 def announce(command: Sequence[str]) -> None:
     """Show a command as one would type it."""
-    here = f"{Path.cwd()}{os.sep}"
-    print("\n$ " + shlex.join([Path(command[0]).name, *[word.removeprefix(here) for word in command[1:]]]), flush=True)
+    print("\n$ " + shlex.join([Path(command[0]).name, *map(shorten, command[1:])]), flush=True)
+
+
+def shorten(path: str) -> str:
+    """A path below this folder without the folder."""
+    return path.removeprefix(f"{Path.cwd()}{os.sep}")
 
 
 def expect(ok: bool, what: str) -> None:
