@@ -20,9 +20,10 @@ from roost import artifact
 from roost.errors import BadArtifact, BadVector
 
 FILE = "clusters.npz"
-SCHEMA = 1
+SCHEMA = 2  # 1 gave the threshold as a multiple of each cluster's median distance
 MAX_VALUES = 2**22  # of one intermediate array, 32 MiB: batches past it are worked through in parts
 TOLERANCE = 1e-6
+LARGEST_DISTANCE = 2  # within the unit ball
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,10 @@ def load(path: Path, *, dim: int) -> Clusters:
     found = arrays.pop("schema", None)
     if not np.array_equal(found, SCHEMA):
         raise BadArtifact(
-            f"{path} has schema {found}, not {SCHEMA}. Run `roost cluster` again.", path=path, found=found
+            f"{path} has schema {found}, not {SCHEMA}. Run `roost cluster` again, which makes a version beside this one, "
+            "and remove this one.",
+            path=path,
+            found=found,
         )
     wanted = {field.name for field in fields(Clusters)}
     if arrays.keys() != wanted:
@@ -263,8 +267,8 @@ def _problems(clusters: Clusters) -> Iterator[str]:
         yield "pca_scale has a value that is not positive"
     if (np.diagonal(clusters.precisions_cholesky, axis1=1, axis2=2) <= 0).any():
         yield "precisions_cholesky has a diagonal value that is not positive"
-    if (clusters.median_distances < 0).any() or clusters.threshold <= 0:
-        yield "a distance is negative, or the threshold is not positive"
+    if (clusters.median_distances < 0).any() or not 0 < clusters.threshold <= LARGEST_DISTANCE:
+        yield f"a distance is negative, or the threshold is not between 0 and {LARGEST_DISTANCE}"
     steps = np.diff(clusters.quantiles, prepend=0, append=1)
     if (steps < 0).any() or not 0 < clusters.false_alarm_rate < 1:
         yield "quantiles do not ascend from 0 to 1, or false_alarm_rate is not between 0 and 1"

@@ -188,10 +188,10 @@ def test_pickled_objects_are_never_read(corners, tmp_path):
         clusters.load(tmp_path / clusters.FILE, dim=2)
 
 
-@pytest.mark.parametrize("schema", [2, "1", [1, 1], None])
+@pytest.mark.parametrize("schema", [1, "2", [2, 2], None])
 def test_another_schema_is_refused(corners, tmp_path, schema):
     _rewrite(tmp_path, corners, schema=schema)
-    with pytest.raises(BadArtifact, match=r"schema .*, not 1"):
+    with pytest.raises(BadArtifact, match=r"schema .*, not 2\. Run `roost cluster` again"):
         clusters.load(tmp_path / clusters.FILE, dim=2)
 
 
@@ -234,6 +234,7 @@ def test_a_value_that_is_not_finite_is_refused(corners, tmp_path, name):
         ("precisions_cholesky", -np.ones((1, 1, 1)), "diagonal"),
         ("median_distances", np.array([0.2, -0.1]), "negative"),
         ("threshold", 0.0, "threshold"),
+        ("threshold", 2.1, "threshold is not between 0 and 2"),
         ("quantiles", np.array([1.5]), "ascend"),
         ("false_alarm_rate", 1.0, "false_alarm_rate"),
         ("fitted_images", np.array([1.0, 2.0]), "type float64"),
