@@ -98,8 +98,7 @@ def export(
         }
         manifest = manifest.model_copy(update={"version": draft.version, "quality": quality})
         manifest = artifact.write(draft.folder, manifest, files=files)
-        text = config.render(manifest, serving)
-        artifact.replace_bytes(repository / manifest.name / config.FILE, text.encode())
+        artifact.replace_bytes(draft.config, config.render(manifest, serving).encode())
     return Exported(manifest, draft.final, compared)
 
 

@@ -1,7 +1,8 @@
 """A Triton model repository: `<name>/config.pbtxt` and `<name>/<version>/`, where a version is never edited.
 
 A version grows in a hidden folder beside its place, where neither Triton nor the gateway looks, and is renamed
-into place when it is whole.
+into place when it is whole. The configuration that it shares with the older versions follows it, and never goes ahead:
+where an export fails, those run as they did.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ from pathlib import Path
 from roost import artifact
 from roost.artifact import Manifest
 from roost.errors import BadArtifact, BadSettings
+from roost_export import config
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Draft:
     """Where it grows."""
     final: Path
     """Where it will be."""
+    config: Path
+    """Where the model's new config.pbtxt waits for it."""
 
 
 def versions(repository: Path, name: str) -> list[int]:
@@ -36,6 +40,8 @@ def versions(repository: Path, name: str) -> list[int]:
 def new_version(repository: Path, name: str) -> Iterator[Draft]:
     """Make a model's next version: renamed into place when the block ends, gone without a trace when it raises.
 
+    The block has to write the version's files and `Draft.config`.
+
     Raises:
         BadSettings: The repository cannot be written.
         BadArtifact: Another export took the version's number meanwhile.
@@ -43,7 +49,8 @@ def new_version(repository: Path, name: str) -> Iterator[Draft]:
     model = repository / name
     made = [folder for folder in (model, repository) if not folder.exists()]
     version = max(versions(repository, name), default=0) + 1
-    draft = Draft(version, model / f".{version}.{os.getpid()}", model / str(version))
+    hidden = f".{version}.{os.getpid()}"
+    draft = Draft(version, model / hidden, model / str(version), model / f"{hidden}.{config.FILE}")
     try:
         draft.folder.mkdir(parents=True)
     except OSError as error:
@@ -53,6 +60,7 @@ def new_version(repository: Path, name: str) -> Iterator[Draft]:
         _rename(draft)
     except BaseException:
         shutil.rmtree(draft.folder, ignore_errors=True)
+        draft.config.unlink(missing_ok=True)
         for folder in made:
             with contextlib.suppress(OSError):  # another export may have put something there
                 folder.rmdir()
@@ -95,3 +103,8 @@ def _rename(draft: Draft) -> None:
             f"{draft.final} appeared while version {draft.version} was being written. Export it again.",
             path=draft.final,
         ) from error
+    try:
+        draft.config.replace(draft.final.with_name(config.FILE))
+    except BaseException:
+        shutil.rmtree(draft.final, ignore_errors=True)
+        raise

@@ -23,12 +23,14 @@ def add_version(repository, **changes):
         (draft.folder / "model.onnx").write_bytes(b"graph")
         manifest = MANIFEST.model_copy(update={"version": draft.version} | changes)
         artifact.write(draft.folder, manifest, files=["model.onnx"])
+        draft.config.write_text(f"written by {draft.version}")
     return draft
 
 
 def write_half_a_version(repository):
     with repositories.new_version(repository, "cats") as draft:
         (draft.folder / "model.onnx").write_bytes(b"half")
+        draft.config.write_text("half")
         raise KeyboardInterrupt
 
 
@@ -44,6 +46,7 @@ def test_neither_gateway_nor_triton_sees_a_version_before_it_is_whole(tmp_path):
     add_version(tmp_path)
     with repositories.new_version(tmp_path, "cats") as draft:
         artifact.write(draft.folder, MANIFEST.model_copy(update={"version": 2}), files=[])
+        draft.config.write_text("")
         assert [model.manifest.version for model in served.scan(tmp_path)] == [1]
         assert [path.name for path in (tmp_path / "cats").iterdir() if path.name.isdecimal()] == ["1"]
     assert [model.manifest.version for model in served.scan(tmp_path)] == [1, 2]
@@ -57,7 +60,30 @@ def test_a_failure_leaves_the_other_versions_and_nothing_else(tmp_path):
     add_version(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         write_half_a_version(tmp_path)
-    assert [path.name for path in (tmp_path / "cats").iterdir()] == ["1"]
+    assert sorted(path.name for path in (tmp_path / "cats").iterdir()) == ["1", "config.pbtxt"]
+
+
+def test_older_versions_keep_their_configuration_until_the_new_version_is_in_place(tmp_path):
+    add_version(tmp_path)
+    configuration = tmp_path / "cats" / "config.pbtxt"
+    with pytest.raises(KeyboardInterrupt):
+        write_half_a_version(tmp_path)
+    assert configuration.read_text() == "written by 1"
+    add_version(tmp_path)
+    assert configuration.read_text() == "written by 2"
+
+
+def test_a_failure_of_a_models_first_export_leaves_no_folder(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        write_half_a_version(tmp_path / "models")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_version_whose_configuration_cannot_follow_it_is_taken_back(tmp_path):
+    (tmp_path / "cats" / "config.pbtxt").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError):
+        add_version(tmp_path)
+    assert [path.name for path in (tmp_path / "cats").iterdir()] == ["config.pbtxt"]
 
 
 def test_of_two_exports_at_once_the_slower_is_told(tmp_path):
