@@ -205,8 +205,8 @@ def load(path: Path, *, dim: int) -> Clusters:
     found = arrays.pop("schema", None)
     if not np.array_equal(found, SCHEMA):
         raise BadArtifact(
-            f"{path} has schema {found}, not {SCHEMA}. Run `roost cluster` again, which makes a version beside this one, "
-            "and remove this one.",
+            f"{path} has schema {found}, not {SCHEMA}. Run `roost cluster` again, which makes a version "
+            "beside this one, and remove this one.",
             path=path,
             found=found,
         )
