@@ -3,15 +3,19 @@
 import base64
 import binascii
 import hashlib
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
+
+from google.protobuf.message import Message
 
 from roost.errors import BadPageToken, BadRequest
 
 T = TypeVar("T")
 MOST = 1000
 DIGEST = 8
+FRAME_BYTES = 8
+"""What one message costs inside another besides its own bytes, at most."""
+FOREIGN = "The page token is not one that this list gave. Start again without a token."
 
 
 def size(asked: int, *, default: int) -> int:
@@ -34,7 +38,7 @@ def token(start: str | None, *, scope: str) -> str:
     """
     if start is None:
         return ""
-    content = json.dumps(start).encode()
+    content = start.encode()
     return base64.urlsafe_b64encode(_digest(content, scope) + content).decode()
 
 
@@ -42,26 +46,45 @@ def start(page_token: str, *, scope: str) -> str | None:
     """The key that a token leads to; None for the first page.
 
     Raises:
-        BadPageToken: This list did not give the token.
+        BadPageToken: This list did not give the token. Its digest has no secret, so whoever uses the key checks it too.
     """
     if not page_token:
         return None
-    foreign = BadPageToken("The page token is not one that this list gave. Start again without a token.")
     try:
         raw = base64.b64decode(page_token, altchars=b"-_", validate=True)
+        digest, content = raw[:DIGEST], raw[DIGEST:]
+        key = content.decode()
     except (ValueError, binascii.Error):
-        raise foreign
-    digest, content = raw[:DIGEST], raw[DIGEST:]
+        raise BadPageToken(FOREIGN)
     if digest != _digest(content, scope):
-        raise foreign
-    return json.loads(content)
+        raise BadPageToken(FOREIGN)
+    return key
 
 
 def cut(everything: Sequence[T], asked: int, page_token: str, *, scope: str) -> tuple[Sequence[T], str]:
-    """A page of a list that is in memory, and the token of the next page."""
-    first = int(start(page_token, scope=scope) or 0)
+    """A page of a list that is in memory, and the token of the next page.
+
+    Raises:
+        BadPageToken: This list did not give the token, or has no such place.
+    """
+    place = start(page_token, scope=scope)
+    place = "0" if place is None else place
+    if place not in {str(number) for number in range(len(everything) + 1)}:
+        raise BadPageToken(FOREIGN)
+    first = int(place)
     last = first + size(asked, default=100)
     return everything[first:last], token(str(last) if last < len(everything) else None, scope=scope)
+
+
+def fitting(messages: Iterable[Message], most_bytes: int) -> int:
+    """How many of these messages, from the first on, an answer of so many bytes holds."""
+    size = count = 0
+    for message in messages:
+        size += message.ByteSize() + FRAME_BYTES
+        if size > most_bytes:
+            break
+        count += 1
+    return count
 
 
 def _digest(content: bytes, scope: str) -> bytes:

@@ -1,6 +1,10 @@
+import base64
+import hashlib
+
 import pytest
 
 from roost.errors import BadPageToken, BadRequest
+from roost.v1 import gateway_pb2 as pb
 from roost_serving import pages
 
 
@@ -35,3 +39,22 @@ def test_a_list_in_memory_is_cut_into_pages():
     second, token = pages.cut("abcde", 2, token, scope="letters")
     third, token = pages.cut("abcde", 2, token, scope="letters")
     assert (first, second, third, token) == ("ab", "cd", "e", "")
+
+
+@pytest.mark.parametrize("place", ["abc", "-1", "6", "٣", "", "9" * 5000])
+def test_a_crafted_token_leads_nowhere_in_a_list_in_memory(place):
+    with pytest.raises(BadPageToken):
+        pages.cut("abcde", 2, pages.token(place, scope="letters"), scope="letters")
+
+
+def test_a_crafted_token_that_is_no_text_is_refused():
+    content = b"\xff\xfe"
+    digest = hashlib.blake2b(b"items\0" + content, digest_size=8).digest()
+    crafted = base64.urlsafe_b64encode(digest + content).decode()
+    with pytest.raises(BadPageToken):
+        pages.start(crafted, scope="items")
+
+
+def test_a_page_holds_what_fits_into_its_bytes():
+    vectors = [pb.Vector(values=bytes(100))] * 5  # 102 bytes each, and 8 for the frame
+    assert [pages.fitting(vectors, most) for most in (109, 110, 329, 330, 1000)] == [0, 1, 2, 3, 5]
