@@ -12,6 +12,7 @@ from roost.v1 import gateway_pb2 as pb
 from roost_serving.pipeline import Item
 from roost_serving.repository import Model
 from roost_serving.stores import Condition, Filter, Payload, Point, Range
+from roost_serving.stores._points import check_payload
 
 MOST_ITEMS = 256
 MOST_VECTORS = 4096
@@ -40,6 +41,7 @@ def read_item(item: pb.Item, *, field: str = "item") -> Item:
             limit=MOST_PAYLOAD_BYTES,
         )
     payload = {key: _plain(value) for key, value in item.payload.fields.items()}
+    check_payload(payload)
     return Item(image=item.image, id=item.id, payload=payload)
 
 

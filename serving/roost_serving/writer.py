@@ -2,10 +2,12 @@
 
 import asyncio
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Protocol
 
 from roost.errors import DeadlineExceeded
 from roost_serving.stores import Point, Store
+from roost_serving.stores._points import check_points
 
 MOST = 256
 WRITE_SECONDS = 30.0
@@ -23,7 +25,7 @@ class Observer(Protocol):
 class Pending:
     """What waits for one collection's next write."""
 
-    points: list[tuple[Point, asyncio.Future[None]]] = field(default_factory=list)
+    points: dict[asyncio.Future[None], Point] = field(default_factory=dict)
     task: asyncio.Task[None] | None = None
 
 
@@ -40,10 +42,13 @@ class Writer:
 
         Raises:
             DeadlineExceeded: The timeout passed first; the point may still be written.
+            BadVector: No store takes its vector.
+            BadRequest: No store takes its payload.
         """
+        check_points([point])  # alone: in a batch its error would be everyone's
         done = asyncio.get_running_loop().create_future()
         pending = self._pending.setdefault(collection, Pending())
-        pending.points.append((point, done))
+        pending.points[done] = point
         if pending.task is None:
             pending.task = asyncio.create_task(self._drain(collection, pending))
         try:
@@ -51,6 +56,8 @@ class Writer:
                 await done
         except TimeoutError:
             raise DeadlineExceeded("The deadline passed before the store had written the item.")
+        finally:
+            pending.points.pop(done, None)  # who went away must not leave the point in the queue of a slow store
 
     async def close(self) -> None:
         """Finish every write."""
@@ -59,19 +66,21 @@ class Writer:
     async def _drain(self, collection: str, pending: Pending) -> None:
         try:
             while pending.points:
-                batch, pending.points = pending.points[:MOST], pending.points[MOST:]
+                batch = dict(islice(pending.points.items(), MOST))
+                for done in batch:
+                    del pending.points[done]
                 await self._write(collection, batch)
         finally:
             pending.task = None
 
-    async def _write(self, collection: str, batch: list[tuple[Point, asyncio.Future[None]]]) -> None:
-        newest = {point.id: point for point, _ in batch}  # the last of two with one id wins, as it would alone
+    async def _write(self, collection: str, batch: dict[asyncio.Future[None], Point]) -> None:
+        newest = {point.id: point for point in batch.values()}  # the last of two with one id wins, as it would alone
         write = asyncio.create_task(self._store.upsert(collection, list(newest.values()), timeout=WRITE_SECONDS))
         await asyncio.wait({write})
         error = write.exception()
         if error is None:
             self._observer.stored(len(newest))
-        for _, done in batch:
+        for done in batch:
             if done.done():
                 continue  # its caller went away
             if error is None:

@@ -5,11 +5,13 @@ import io
 import grpc
 import numpy as np
 import pytest
+from google.protobuf import struct_pb2
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from PIL import Image
 
 from roost.v1 import gateway_pb2 as pb
+from roost_serving import pages
 
 DIM = 256
 
@@ -29,6 +31,14 @@ def half(kind: str) -> bytes:
 
 def vector(*values: float) -> pb.Vector:
     return pb.Vector(values=np.array(values, "<f4").tobytes())
+
+
+def nested(levels: int) -> struct_pb2.Struct:
+    """A payload of so many objects inside each other."""
+    payload = struct_pb2.Struct()
+    for _ in range(levels):
+        payload = struct_pb2.Struct(fields={"a": struct_pb2.Value(struct_value=payload)})
+    return payload
 
 
 def embed(image: bytes) -> tuple[str, object]:
@@ -105,6 +115,18 @@ BAD = {
     ),
     "page token that is no base64": (
         "ListModels", pb.ListModelsRequest(page_token="§§§"), "INVALID_ARGUMENT", "BAD_PAGE_TOKEN",
+    ),
+    "crafted page token of a list in memory": (
+        "ListModels", pb.ListModelsRequest(page_token=pages.token("abc", scope="models")),
+        "INVALID_ARGUMENT", "BAD_PAGE_TOKEN",
+    ),
+    "crafted page token of stored items": (
+        "ListItems", pb.ListItemsRequest(model="digits", page_token=pages.token("[1]", scope="items digits@1 ")),
+        "INVALID_ARGUMENT", "BAD_PAGE_TOKEN",
+    ),
+    "deep payload": (
+        "EmbedItems", pb.EmbedItemsRequest(model="digits", items=[pb.Item(image=b"x", payload=nested(17))]),
+        "INVALID_ARGUMENT", "BAD_REQUEST",
     ),
     "negative page": (
         "ListItems", pb.ListItemsRequest(model="digits", page_size=-5), "INVALID_ARGUMENT", "BAD_REQUEST",

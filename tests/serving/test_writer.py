@@ -3,7 +3,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from roost.errors import BadVector
+from roost.errors import BadRequest, BadVector, DeadlineExceeded
 from roost_serving.stores import Point
 from roost_serving.stores.memory import Store
 from roost_serving.writer import Writer
@@ -19,6 +19,19 @@ class Sizes:
 
     def stored(self, points: int) -> None:
         self.sizes.append(points)
+
+
+class Hanging(Store):
+    """Takes no write before it is told to."""
+
+    def __init__(self, url: str, *, api_key: str | None) -> None:
+        super().__init__(url, api_key=api_key)
+        self.asked, self.answers = asyncio.Event(), asyncio.Event()
+
+    async def upsert(self, collection, points, *, timeout=None) -> None:
+        self.asked.set()
+        await self.answers.wait()
+        await super().upsert(collection, points, timeout=timeout)
 
 
 @pytest.fixture
@@ -56,6 +69,36 @@ async def test_an_error_of_the_store_reaches_whoever_waits(store):
         await writer.write("digits@1", point("a", np.array([np.nan, 0], np.float32)), timeout=5)
     await writer.write("digits@1", point("b"), timeout=5)
     assert await store.count("digits@1") == 1
+
+
+async def test_a_point_that_no_store_takes_fails_alone(store):
+    writer = Writer(store, Sizes())
+    deep = 0
+    for _ in range(17):
+        deep = [deep]
+    writes = [
+        writer.write("digits@1", point(name, value=value), timeout=5)
+        for name, value in {"a": 1, "b": deep, "c": 3}.items()
+    ]
+    results = await asyncio.gather(*writes, return_exceptions=True)
+    assert [type(result) for result in results] == [type(None), BadRequest, type(None)]
+    assert await store.count("digits@1") == 2
+
+
+async def test_points_whose_callers_went_away_leave_the_queue_of_a_store_that_hangs():
+    hanging = Hanging("memory://", api_key=None)
+    await hanging.open()
+    await hanging.ensure("digits@1", dim=2)
+    writer = Writer(hanging, Sizes())
+    first = asyncio.create_task(writer.write("digits@1", point("first"), timeout=5))
+    await hanging.asked.wait()
+    late = [writer.write("digits@1", point(str(place)), timeout=0.01) for place in range(300)]
+    results = await asyncio.gather(*late, return_exceptions=True)
+    assert {type(result) for result in results} == {DeadlineExceeded}
+    hanging.answers.set()
+    await first
+    await writer.close()
+    assert await hanging.count("digits@1") == 1
 
 
 async def test_closing_waits_for_what_was_begun(store):
