@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import logging
 import os
 import re
 import shutil
@@ -12,17 +13,17 @@ import grpc
 
 from roost.artifact import replace_bytes
 from roost.errors import BadSettings
-from roost_serving.edge.collection import Collection
+from roost_serving.edge.collection import CONFIG, Collection, is_unfinished
 from roost_serving.edge.errors import Refused
 
 LOCK = "lock"
 ALIASES = "aliases.json"
 COLLECTIONS = "collections"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,254}")
-
-
 LOCK_PATIENCE_SECONDS = 3.0
 """A process whose gateway was killed needs a moment to flush and release the folder."""
+
+_log = logging.getLogger(__name__)
 
 
 class Catalogue:
@@ -42,14 +43,16 @@ class Catalogue:
         self.collections: dict[str, Collection] = {}
 
     def open(self) -> None:
-        """Open every collection, and remove what was never finished."""
+        """Open every collection, and remove what this program began and never finished; the rest is left alone."""
         path = self.folder / ALIASES
         self.aliases = json.loads(path.read_bytes()) if path.exists() else {}
-        for folder in sorted((self.folder / COLLECTIONS).iterdir()):
-            if NAME.fullmatch(folder.name):
-                self.collections[folder.name] = Collection.open(folder)
+        for path in sorted((self.folder / COLLECTIONS).iterdir()):
+            if is_unfinished(path):
+                shutil.rmtree(path)
+            elif NAME.fullmatch(path.name) and (path / CONFIG).is_file():
+                self.collections[path.name] = Collection.open(path)
             else:
-                shutil.rmtree(folder)
+                _log.warning("%s is no collection, and is left alone", path)
 
     def close(self) -> None:
         """Flush and close every collection, then release the folder."""

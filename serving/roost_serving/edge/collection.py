@@ -16,6 +16,8 @@ from roost_serving.edge.errors import Refused
 from roost_serving.edge.values import PointId
 
 CONFIG = "collection.json"
+UNFINISHED = ".{}.new"
+"""The name of a collection's folder while it is made."""
 RESERVE_BYTES = 64 << 20
 """Writes are refused below this much free space: the engine maps sparse files, and is killed where one cannot grow."""
 OPENING_BYTES = 8 << 20
@@ -66,7 +68,7 @@ class Collection:
     def create(cls, folder: Path, *, dim: int) -> Self:
         """Make a collection of cosine vectors; it appears whole or not at all."""
         _check_space(folder.parent, needed=RESERVE_BYTES)
-        beside = folder.with_name(f".{folder.name}.new")
+        beside = folder.with_name(UNFINISHED.format(folder.name))
         shutil.rmtree(beside, ignore_errors=True)
         description = Description(dim)
         config = qdrant_edge.EdgeConfig(
@@ -91,9 +93,9 @@ class Collection:
         return collection
 
     def remove_left_over(self) -> None:
-        """Remove every shard's folder but the one in use."""
+        """Remove every shard's folder but the one in use; a folder whose name is no number is none of them."""
         for path in self.folder.iterdir():
-            if path.is_dir() and path != self.shard_folder:
+            if path.name.isdecimal() and path.is_dir() and path != self.shard_folder:
                 shutil.rmtree(path)
 
     def upsert(self, points: Sequence[qdrant_edge.Point], *, size: int) -> None:
@@ -166,6 +168,12 @@ class Collection:
         """Flush and let go of the folder."""
         self.flush()
         self.shard.close()
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether a path is what `Collection.create` leaves where it is killed."""
+    before, after = UNFINISHED.split("{}")
+    return path.name.startswith(before) and path.name.endswith(after) and path.is_dir() and not path.is_symlink()
 
 
 def _write(folder: Path, description: Description) -> None:

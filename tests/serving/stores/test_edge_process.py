@@ -204,6 +204,24 @@ async def test_what_was_half_made_when_a_process_died_is_gone(open_store, tmp_pa
     assert not (collections / "digits@1" / "2").exists()
 
 
+async def test_what_others_put_beside_a_collection_is_left_alone(open_store, tmp_path):
+    store = await open_store()
+    await store.ensure("digits@1", dim=DIM)
+    await store.upsert("digits@1", batch_of(0))
+    await store.close()
+    collections = tmp_path / "index" / "collections"
+    for folder in ("digits@1 (copy)", ".backup", "photos", "digits@1/1.bak"):
+        (collections / folder).mkdir()
+        (collections / folder / "precious").write_text("kept")
+    (collections / "notes.txt").write_text("kept")
+    again = await open_store()
+    assert await again.count("digits@1") == 20
+    kept = {
+        str(path.relative_to(collections)) for path in collections.rglob("*") if path.name in ("precious", "notes.txt")
+    }
+    assert kept == {f"{x}/precious" for x in ("digits@1 (copy)", ".backup", "photos", "digits@1/1.bak")} | {"notes.txt"}
+
+
 FILLER = """
 import asyncio, json, shutil, sys
 from pathlib import Path
