@@ -64,7 +64,7 @@ class Metrics:
         self.stages.labels(stage).observe(seconds)
 
     def embedded(self, model: str, *, ok: int, failed: int) -> None:
-        """One call's images were embedded, or not."""
+        """So many images of a call, or of a stream's item, did what they were sent for, and so many did not."""
         self.batches.labels("embed").observe(ok + failed)
         self.images.labels(model, "ok").inc(ok)
         self.images.labels(model, "error").inc(failed)

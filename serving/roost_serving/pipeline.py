@@ -15,6 +15,7 @@ from roost.clusters import Placement
 from roost.errors import BadArtifact, BadRequest, BadVector, NoClusters, RoostError, UnknownItem, UnknownModel
 from roost_serving.admission import Admission
 from roost_serving.backends import Backend, Embedded
+from roost_serving.deadline import Deadline
 from roost_serving.repository import Model
 from roost_serving.stores import Filter, Hit, Page, Payload, Point, Store
 from roost_serving.writer import Writer
@@ -28,7 +29,7 @@ class Observer(Protocol):
         ...
 
     def embedded(self, model: str, *, ok: int, failed: int) -> None:
-        """A call's images were embedded, or not."""
+        """So many images of a call, or of a stream's item, did what they were sent for, and so many did not."""
         ...
 
     def stored(self, points: int) -> None:
@@ -73,6 +74,19 @@ class Found:
 
     hits: list[Hit]
     placement: Placement | None = None
+
+
+@dataclass
+class Tally:
+    """What became of the images of one call."""
+
+    failed: int
+    ok: int = 0
+
+    def take(self, results: Sequence[object]) -> None:
+        """Count each result, one per image."""
+        self.failed = sum(isinstance(result, RoostError) for result in results)
+        self.ok = len(results) - self.failed
 
 
 class Pipeline:
@@ -132,8 +146,10 @@ class Pipeline:
         self, model: Model, items: Sequence[Item], *, timeout: float | None
     ) -> list[np.ndarray | RoostError]:
         """Unit-length embeddings, shape (dim,), or the error of each item."""
-        with self.admission.take(len(items)):
-            return await self._embed(model, items, timeout=timeout)
+        with self.admission.take(len(items)), self._counted(model, len(items)) as tally:
+            vectors = await self._embed(model, items, timeout=timeout)
+            tally.take(vectors)
+            return vectors
 
     async def place(
         self, model: Model, items: Sequence[Item], vectors: Sequence[np.ndarray], *, timeout: float | None
@@ -155,16 +171,21 @@ class Pipeline:
 
     async def ingest(self, model: Model, item: Item, *, skip_existing: bool, timeout: float | None) -> Ingested:
         """Embed, place and store one item of a stream; when this returns, it survives a crash."""
-        reference = model.manifest.reference
+        reference, deadline = model.manifest.reference, Deadline(timeout)
         item = replace(item, id=item.key)
         async with self.admission.wait():
-            if skip_existing and await self.store.get(reference, [item.id], with_vectors=False, timeout=timeout):
-                return Ingested(item.id, existed=True)
-            vector = _value((await self._embed(model, [item], timeout=timeout))[0])
-            (placement,) = await self._place(model, vector[np.newaxis])
-            point = Point(item.id, item.payload or {}, placement, vector)
-            with self._timed("store"):
-                await self._writer.write(reference, point, timeout=timeout)
+            with self._counted(model, 1) as tally:
+                if skip_existing and await self.store.get(
+                    reference, [item.id], with_vectors=False, timeout=deadline.left
+                ):
+                    tally.take([])
+                    return Ingested(item.id, existed=True)
+                vector = _value((await self._embed(model, [item], timeout=deadline.left))[0])
+                (placement,) = await self._place(model, vector[np.newaxis])
+                point = Point(item.id, item.payload or {}, placement, vector)
+                with self._timed("store"):
+                    await self._writer.write(reference, point, timeout=deadline.left)
+                tally.take([point])
         return Ingested(item.id, existed=False, placement=placement)
 
     async def search(
@@ -182,13 +203,14 @@ class Pipeline:
         Raises:
             UnknownItem: No item of that id is stored.
         """
+        deadline = Deadline(timeout)
         exclude = placement = None
         if isinstance(query, str):
             exclude = query
-            vector = (await self.get(model, query, timeout=timeout)).vector
+            vector = (await self.get(model, query, timeout=deadline.left)).vector
         else:
             if isinstance(query, Item):
-                vector = _value((await self.embed(model, [query], timeout=timeout))[0])
+                vector = _value((await self.embed(model, [query], timeout=deadline.left))[0])
             else:
                 vector = unit(query, model.manifest)
             (placement,) = await self._place(model, vector[np.newaxis])
@@ -202,7 +224,7 @@ class Pipeline:
                 filter=filter,
                 exclude=exclude,
                 with_vectors=with_vectors,
-                timeout=timeout,
+                timeout=deadline.left,
             )
         return Found(hits, placement)
 
@@ -262,15 +284,11 @@ class Pipeline:
     async def _embed(
         self, model: Model, items: Sequence[Item], *, timeout: float | None
     ) -> list[np.ndarray | RoostError]:
-        reference = model.manifest.reference
         results = await self.backend.embed(model.manifest, [item.image for item in items], timeout=timeout)
         for result in results:
             for stage, seconds in result.seconds.items() if isinstance(result, Embedded) else ():
                 self._observer.stage(stage, seconds)
-        vectors = [_finite(result, model.manifest) for result in results]
-        failed = sum(isinstance(vector, RoostError) for vector in vectors)
-        self._observer.embedded(reference, ok=len(vectors) - failed, failed=failed)
-        return vectors
+        return [_finite(result, model.manifest) for result in results]
 
     async def _place(self, model: Model, vectors: np.ndarray) -> Sequence[Placement | None]:
         """Placements of vectors (n, dim); None for each where the model has no clusters."""
@@ -289,6 +307,16 @@ class Pipeline:
         if model.clusters is None:
             reference = model.manifest.reference
             raise NoClusters(f"The clusters of {reference} were never fitted. Run `roost cluster`.", model=reference)
+
+    @contextmanager
+    def _counted(self, model: Model, images: int) -> Iterator[Tally]:
+        """Count images as failed unless the block says otherwise, however it ends."""
+        tally = Tally(failed=images)
+        try:
+            yield tally
+        finally:
+            if tally.ok or tally.failed:
+                self._observer.embedded(model.manifest.reference, ok=tally.ok, failed=tally.failed)
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
@@ -313,10 +341,11 @@ def unit(vector: np.ndarray, manifest: Manifest) -> np.ndarray:
         )
     if not np.isfinite(vector).all():
         raise BadVector("The vector holds a value that is not finite. Send numbers only.")
-    norm = float(np.linalg.norm(vector.astype(np.float64)))
+    wide = vector.astype(np.float64)  # float32 has no room for the length of its own largest values
+    norm = np.linalg.norm(wide)
     if norm == 0:
         raise BadVector("The vector is all zeros, so it has no direction. Send an embedding.")
-    return (vector / norm).astype(np.float32)
+    return (wide / norm).astype(np.float32)
 
 
 def _finite(result: Embedded | RoostError, manifest: Manifest) -> np.ndarray | RoostError:
