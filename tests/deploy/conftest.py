@@ -21,6 +21,7 @@ MINIMAL = {
 MONITORED = {
     "monitoring": {name: {"enabled": True} for name in ("serviceMonitor", "prometheusRule", "dashboard")},
     "triton": {"enabled": False},
+    "qdrant": {"existingSecret": "qdrant-key"},
 }
 VALUES = {"default": {}, "minimal": MINIMAL, "monitored": MONITORED} | {
     path.stem: yaml.safe_load(path.read_text()) for path in EXAMPLES

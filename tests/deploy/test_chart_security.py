@@ -1,5 +1,10 @@
 """No container of the chart may do more than it must, the test pod's included."""
 
+import pytest
+
+ANY_POD = {"namespaceSelector": {}}
+PROMETHEUS = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+
 
 def test_every_container_is_locked_down(pods):
     for name, pod in pods.items():
@@ -70,24 +75,70 @@ def test_each_policy_opens_exactly_the_ports_that_its_pods_serve_to_others(docum
 
 
 def test_triton_and_qdrant_answer_the_gateway_alone_and_call_nobody(render):
-    policies = {doc["metadata"]["name"]: doc["spec"] for doc in render({}) if doc["kind"] == "NetworkPolicy"}
+    policies = _policies(render({}))
+    gateway = policies["demo-roost-gateway"]["podSelector"]
     for part, port in {"triton": 8001, "qdrant": 6334}.items():
         policy = policies[f"demo-roost-{part}"]
-        callers = [peer for rule in policy["ingress"] if rule["ports"][0]["port"] == "grpc" for peer in rule["from"]]
-        assert [c["podSelector"]["matchLabels"]["app.kubernetes.io/component"] for c in callers] == ["gateway"]
+        (rule,) = [rule for rule in policy["ingress"] if {"protocol": "TCP", "port": "grpc"} in rule["ports"]]
+        assert rule["from"] == [{"podSelector": gateway}]
         assert "egress" not in policy
         assert port in {p["port"] for rule in policies["demo-roost-gateway"]["egress"] for p in rule["ports"]}
 
 
-def test_the_gateway_may_leave_to_the_ports_of_external_servers(render):
+@pytest.mark.parametrize(
+    ("values", "to_any_pod", "to_prometheus"),
+    [
+        ({}, [{"metrics"}, set()], [set(), set()]),
+        ({"qdrant": {"existingSecret": "key"}}, [{"metrics"}, {"http"}], [set(), set()]),
+        ({"networkPolicy": {"monitoring": [PROMETHEUS]}}, [set(), set()], [{"metrics"}, {"http"}]),
+    ],
+    ids=["by default", "with a key", "with named peers"],
+)
+def test_qdrants_rest_api_is_open_only_behind_a_key_or_to_named_peers(render, values, to_any_pod, to_prometheus):
+    policies = _policies(render(values))
+    triton_and_qdrant = [policies["demo-roost-triton"], policies["demo-roost-qdrant"]]
+    assert [_opened(policy, ANY_POD) for policy in triton_and_qdrant] == to_any_pod
+    assert [_opened(policy, PROMETHEUS) for policy in triton_and_qdrant] == to_prometheus
+
+
+def test_no_values_open_tritons_or_qdrants_grpc_to_any_pod(documents):
+    for name, policy in _policies(documents).items():
+        if name.endswith(("triton", "qdrant")):
+            assert "grpc" not in _opened(policy, ANY_POD), name
+
+
+@pytest.mark.parametrize(
+    ("backend", "store", "ports"),
+    [
+        ("triton://far", "qdrant://far", {8001, 6334}),
+        ("triton://far:9001", "qdrant://far:443", {9001, 443}),
+        ("triton://[fd00::1]", "qdrant://[fd00::1]:7000", {8001, 7000}),
+        ("triton://10.0.0.7", "qdrant://node1", {8001, 6334}),
+    ],
+)
+def test_the_gateway_may_leave_to_the_ports_of_external_servers(render, backend, store, ports):
     values = {
         "triton": {"enabled": False},
         "qdrant": {"enabled": False},
-        "externalTriton": {"url": "triton://far"},
-        "externalQdrant": {"url": "qdrant://far:443"},
+        "externalTriton": {"url": backend},
+        "externalQdrant": {"url": store},
     }
     policy = next(doc["spec"] for doc in render(values) if doc["kind"] == "NetworkPolicy")
-    assert {port["port"] for rule in policy["egress"] for port in rule["ports"]} == {53, 8001, 443}
+    assert {port["port"] for rule in policy["egress"] for port in rule["ports"]} == {53} | ports
+
+
+def _policies(documents: list[dict]) -> dict[str, dict]:
+    return {doc["metadata"]["name"]: doc["spec"] for doc in documents if doc["kind"] == "NetworkPolicy"}
+
+
+def _opened(policy: dict, peer: dict) -> set[str]:
+    """The ports of every rule that lets the peer in; a rule without `from` lets in everyone."""
+    return {
+        port["port"]
+        for rule in policy["ingress"]
+        if peer in rule.get("from", [ANY_POD, peer])
+        for port in rule["ports"]
+    }
 
 
 def _users(documents: list[dict]) -> dict[str, int | None]:

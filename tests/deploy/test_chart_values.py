@@ -31,6 +31,10 @@ CONTRADICTIONS = {
     "two gateways on one volume": ({"qdrant": {"enabled": False}}, "gateway.replicas=1"),
     "two stores": ({"externalQdrant": {"url": "qdrant://far:6334"}}, "qdrant.enabled=false"),
     "two backends": ({"externalTriton": {"url": "triton://far:8001"}}, "triton.enabled=false"),
+    "metrics behind an open REST API": (
+        {"monitoring": {"serviceMonitor": {"enabled": True}}},
+        "networkPolicy.monitoring",
+    ),
     "a maximum below the minimum": (
         {"gateway": {"autoscaling": {"enabled": True, "minReplicas": 5, "maxReplicas": 4}}},
         "maxReplicas",

@@ -72,3 +72,9 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{- $host := (urlParse (index . 0)).host -}}
 {{- default (index . 1) (regexFind "[0-9]+$" (regexFind ":[0-9]+$" $host)) }}
 {{- end }}
+
+{{/* The container port of Qdrant's metrics; empty where it stays closed, since its whole REST API is behind it and neither
+a key nor a choice of peers would guard that. */}}
+{{- define "roost.qdrantMetrics" -}}
+{{- if or .Values.qdrant.existingSecret .Values.networkPolicy.monitoring (not .Values.networkPolicy.enabled) }}http{{ end }}
+{{- end }}
