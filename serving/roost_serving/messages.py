@@ -21,6 +21,20 @@ MOST_CLUSTERS = 1024
 MOST_PAYLOAD_BYTES = 64 * 1024
 
 
+def check_image(item: pb.Item, *, most_bytes: int) -> None:
+    """Refuse an image that decoding would refuse, before it waits for anything.
+
+    Raises:
+        TooLarge: It has more than `most_bytes` bytes.
+    """
+    if len(item.image) > most_bytes:
+        raise TooLarge(
+            f"The image has {len(item.image)} bytes; the limit is {most_bytes}. Send a smaller file.",
+            bytes=len(item.image),
+            max_bytes=most_bytes,
+        )
+
+
 def read_items(items: Iterable[pb.Item], *, field: str = "items") -> list[Item]:
     """Items of a request, at most 256."""
     read = [read_item(item, field=f"{field}[{place}]") for place, item in enumerate(items)]

@@ -23,6 +23,9 @@ from roost_serving.pipeline import Pipeline
 from roost_serving.servicer import SERVICE, GatewayServicer
 from roost_serving.settings import ServeSettings
 
+MOST_CALLS = 1024
+"""Calls and streams open at once; gRPC refuses those beyond, so that what waits for admission is bounded too."""
+
 log = logging.getLogger(__name__)
 
 
@@ -112,8 +115,14 @@ def _server(settings: ServeSettings, pipeline: Pipeline, health: Health, metrics
             ("grpc.max_send_message_length", settings.max_message_bytes),
             ("grpc.so_reuseport", 0),
         ],
+        maximum_concurrent_rpcs=MOST_CALLS,
     )
-    gateway_pb2_grpc.add_GatewayServiceServicer_to_server(GatewayServicer(pipeline), server)
+    servicer = GatewayServicer(
+        pipeline,
+        most_image_bytes=settings.max_image_bytes,
+        most_answer_bytes=settings.max_message_bytes // 2,  # the rest is room for what is not an item
+    )
+    gateway_pb2_grpc.add_GatewayServiceServicer_to_server(servicer, server)
     health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
     reflection.enable_server_reflection((SERVICE, grpc_health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     return server

@@ -4,8 +4,9 @@ from collections.abc import AsyncIterator
 
 import grpc
 
+from roost import ids
 from roost.clusters import Placement
-from roost.errors import BadRequest, RoostError
+from roost.errors import BadRequest, RoostError, TooLarge
 from roost.v1 import gateway_pb2 as pb
 from roost.v1 import gateway_pb2_grpc
 from roost_serving import messages, pages, status
@@ -20,10 +21,18 @@ WINDOW = 64
 
 
 class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
-    """Unpacks, calls the pipeline, packs. Errors, times and counts are the interceptor's."""
+    """Unpacks, calls the pipeline, packs. Errors, times and counts are the interceptor's.
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    Args:
+        pipeline: An open pipeline.
+        most_image_bytes: Refuse a larger image of a stream as soon as it is read.
+        most_answer_bytes: Make no larger answer of stored items.
+    """
+
+    def __init__(self, pipeline: Pipeline, *, most_image_bytes: int, most_answer_bytes: int) -> None:
         self.pipeline = pipeline
+        self._most_image_bytes = most_image_bytes
+        self._most_answer_bytes = most_answer_bytes
 
     async def EmbedItems(self, request: pb.EmbedItemsRequest, context: Context) -> pb.EmbedItemsResponse:
         """Embed a list of items."""
@@ -96,12 +105,20 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             timeout=_left(context),
         )
         hits = [pb.Hit(item=messages.to_stored(hit.point), score=hit.score) for hit in found.hits]
+        fitting = pages.fitting(hits, self._most_answer_bytes)
+        if fitting < len(hits):
+            raise TooLarge(
+                f"Of the {len(hits)} neighbours {fitting} fit into an answer of {self._most_answer_bytes} bytes. "
+                "Ask for fewer, or without vectors.",
+                fitting=fitting,
+                limit=self._most_answer_bytes,
+            )
         return pb.SearchItemsResponse(
             model=messages.to_version(model), hits=hits, placement=_placement(found.placement)
         )
 
     async def ListItems(self, request: pb.ListItemsRequest, context: Context) -> pb.ListItemsResponse:
-        """List stored items."""
+        """List stored items, as many as the answer has room for, but at least one."""
         model = self.pipeline.model(request.model)
         scope = f"items {model.manifest.reference} {request.filter.SerializeToString(deterministic=True).hex()}"
         page = await self.pipeline.page(
@@ -112,9 +129,12 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             with_vectors=request.with_vectors,
             timeout=_left(context),
         )
+        items = [messages.to_stored(point) for point in page.points]
+        fitting = max(1, pages.fitting(items, self._most_answer_bytes))
+        next_key = page.next_key if fitting >= len(items) else ids.point_id(items[fitting].id)
         return pb.ListItemsResponse(
-            items=map(messages.to_stored, page.points),
-            next_page_token=pages.token(page.next_key, scope=scope),
+            items=items[:fitting],
+            next_page_token=pages.token(next_key, scope=scope),
             model=messages.to_version(model),
         )
 
@@ -160,6 +180,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         )
 
     async def _ingest(self, request: pb.IngestItemsRequest, *, timeout: float | None) -> pb.IngestItemsResponse:
+        messages.check_image(request.item, most_bytes=self._most_image_bytes)
         model = self.pipeline.model(request.model)
         ingested: Ingested = await self.pipeline.ingest(
             model, messages.read_item(request.item), skip_existing=request.skip_existing, timeout=timeout
