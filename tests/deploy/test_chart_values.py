@@ -122,6 +122,20 @@ def test_a_digest_wins_over_a_tag_and_the_global_registry_over_an_images_own(ren
     assert images["gateway"] == "mirror.example/roost-gateway:0.1.0"
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({}, True),
+        ({"gateway": {"image": {"registry": "registry.example"}}}, False),
+        ({"global": {"imageRegistry": "registry.example"}}, False),
+    ],
+)
+def test_the_notes_say_that_the_image_must_be_built_unless_a_registry_was_named(values, said, chart):
+    texts = chart.render(values, name="demo", namespace="images")
+    (notes,) = [text for path, text in texts.items() if path.endswith("NOTES.txt")]
+    assert ("roost-gateway:0.1.0, is published nowhere: build it" in notes) is said
+
+
 def test_a_changed_setting_rolls_the_gateway(render):
     def checksum(values: dict) -> str:
         (gateway,) = [

@@ -5,6 +5,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from roost_serving import health
+from roost_serving.backends import triton
 from roost_serving.settings import ServeSettings
 
 EXISTING = {"model-repository", "models", "qdrant-key", "triton-admin", "registry"}
@@ -94,6 +95,12 @@ def test_probes_ask_for_health_services_that_exist_and_only_readiness_depends_on
     assert {probe["port"] for probe in asked.values()} == {50051}
     assert asked["startup"]["service"] == asked["liveness"]["service"] == health.LIVENESS
     assert asked["readiness"]["service"] == health.READINESS
+
+
+def test_a_gateway_may_start_for_longer_than_it_waits_for_triton(pods):
+    (container,) = pods["demo-roost-gateway"]["spec"]["containers"]
+    probe = container["startupProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] >= 1.5 * max(600, triton.START_SECONDS)
 
 
 def test_a_disruption_always_leaves_a_gateway(documents):
