@@ -63,16 +63,30 @@ def _walk(root: Path) -> list[File]:
     folders, links = [root], []
     while folders or links:
         folder = folders.pop() if folders else links.pop(0)
-        status = folder.stat()
+        status = _status(folder)
         if (status.st_dev, status.st_ino) in entered:
             continue
         entered.add((status.st_dev, status.st_ino))
         for entry in _entries(folder):
-            if entry.is_dir():
+            if _is_folder(entry):
                 (links if entry.is_symlink() else folders).append(Path(entry.path))
             elif Path(entry.name).suffix.lower() in SUFFIXES:
                 files.append(_file(Path(entry.path), root))
     return files
+
+
+def _status(folder: Path) -> os.stat_result:
+    try:
+        return folder.stat()
+    except OSError as error:
+        raise BadData(f"{folder} cannot be entered ({error.strerror}). Check its permissions.", path=folder) from error
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, which is a file that cannot be read where it is called like an image
+        return False
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
