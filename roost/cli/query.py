@@ -98,7 +98,12 @@ def embed(
     bad = [(path, error) for path, error in zip(files, results, strict=True) if isinstance(error, RoostError)]
     if npz is not None:
         paths = np.array([str(path) for path, _ in good], dtype=np.str_)
-        np.savez(npz, paths=paths, vectors=np.array([row for _, row in good], dtype=np.float32))
+        try:
+            np.savez(npz, paths=paths, vectors=np.array([row for _, row in good], dtype=np.float32))
+        except OSError as error:
+            raise BadRequest(
+                f"{npz} cannot be written: {error.strerror}. Name a file in a folder that exists.", npz=npz
+            )
     if json:
         for path, result in zip(files, results, strict=True):
             emit({"path": path, "error" if isinstance(result, RoostError) else "vector": result})

@@ -61,7 +61,7 @@ def origins(kind: "type[Settings]", file: Path | None) -> list[tuple[str, Any, s
         BadSettings: A value that the stage would refuse.
     """
     prefix = kind.model_config.get("env_prefix", "")
-    in_file = tomllib.loads(file.read_text(encoding="utf-8")).get(kind.section, {}) if file and file.is_file() else {}
+    in_file = _keys(kind.section, file)
     required = [name for name, field in kind.model_fields.items() if field.is_required()]
     absent = [name for name in required if name not in in_file and not _variables(prefix, name)]
     # A required setting that only the command line can give stands in as its own name, and is shown as missing.
@@ -73,6 +73,15 @@ def origins(kind: "type[Settings]", file: Path | None) -> list[tuple[str, Any, s
         shown = MASK if SECRET.search(name) and value is not None else value
         rows.append((name, MISSING, "flag") if name in absent else (name, shown, origin))
     return rows
+
+
+def _keys(section: str, file: Path | None) -> set[str]:
+    """What a file's section sets; nothing where the file cannot be read, which `Settings.load` refuses in a line."""
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8")).get(section, {}) if file else {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        return set()
+    return set(table) if isinstance(table, dict) else set()
 
 
 def _variables(prefix: str, name: str) -> list[str]:

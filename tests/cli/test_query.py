@@ -59,6 +59,16 @@ def test_embeddings_are_printed_and_written(command, gateway, digits, tmp_path):
         np.testing.assert_allclose(np.linalg.norm(written["vectors"], axis=1), 1, atol=1e-5)
 
 
+def test_a_file_for_embeddings_that_cannot_be_written_is_named_in_a_line(command, gateway, digits, tmp_path):
+    out = tmp_path / "absent" / "vectors.npz"
+    result = command("embed", digits / "0/00.png", "--npz", out, "--gateway", gateway)
+    assert result.exit_code == 1
+    assert (
+        result.stderr
+        == f"roost: {out} cannot be written: No such file or directory. Name a file in a folder that exists.\n"
+    )
+
+
 def test_images_that_fail_are_named_and_the_others_are_printed(command, gateway, digits, tmp_path):
     torn = tmp_path / "torn.png"
     torn.write_bytes((digits / "0/00.png").read_bytes()[:100])
