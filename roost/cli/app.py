@@ -39,6 +39,11 @@ def root(
         logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
 
 
+def how_to_install(extra: str) -> str:
+    """What to do for an extra's libraries; Roost is on no package index, so its name alone would fetch another's."""
+    return f"Install Roost with the extra `{extra}`; in its source folder: pip install '.[{extra}]'"
+
+
 @contextmanager
 def stage(extra: str) -> Iterator[None]:
     """Import and run a stage; a library that is not installed becomes one line that says how to get it.
@@ -55,5 +60,5 @@ def stage(extra: str) -> Iterator[None]:
         if error.name is None or error.name.split(".")[0].startswith("roost"):
             raise
         raise MissingDependency(
-            f"This command needs {error.name}, which is not installed: pip install 'roost[{extra}]'", package=error.name
+            f"This command needs {error.name}, which is not installed. {how_to_install(extra)}", package=error.name
         ) from error

@@ -12,7 +12,7 @@ import typer
 
 import roost
 from roost.address import DEFAULT_TARGET
-from roost.cli.app import FAILED
+from roost.cli.app import FAILED, how_to_install
 from roost.cli.options import Gateway, Json
 from roost.cli.output import emit, table
 from roost.errors import RoostError
@@ -78,8 +78,7 @@ def _extras() -> Iterator[Finding]:
             found["onnxruntime"] = next(filter(None, map(_installed, ONNX_RUNTIMES)), None)
         missing = [package for package, release in found.items() if release is None]
         if missing:
-            advice = f"To use it: pip install 'roost[{INSTALLED_BY[part]}]'"
-            yield Finding("warn", part, f"lacks {', '.join(missing)}", advice)
+            yield Finding("warn", part, f"lacks {', '.join(missing)}", how_to_install(INSTALLED_BY[part]))
         else:
             yield Finding("ok", part, ", ".join(f"{package} {release}" for package, release in found.items()))
 

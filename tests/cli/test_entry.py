@@ -103,6 +103,34 @@ def test_config_show_knows_what_training_must_be_told(command):
     assert "(must be given)" in result.stdout
 
 
+@pytest.mark.parametrize("content", [b"[serve", b"\xff", b"serve = 1\n", None])
+def test_config_show_names_a_file_that_cannot_be_read_in_a_line(command, content, tmp_path):
+    file = tmp_path / "bad.toml"
+    if content is not None:
+        file.write_bytes(content)
+    result = command("config", "show", "serve", "--config", file)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("roost: ")
+    assert str(file) in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_doctor_advises_no_package_that_an_index_does_not_have(tmp_path):
+    code = (
+        "import importlib.metadata as m, sys\n"
+        "found = m.version\n"
+        "def version(name):\n"
+        "    if name == 'torch': raise m.PackageNotFoundError(name)\n"
+        "    return found(name)\n"
+        "m.version = version\n"
+        "import roost.cli; roost.cli.build()(['doctor', '--gateway', '127.0.0.1:1', '--json'])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    findings = {finding["subject"]: finding for finding in map(json.loads, result.stdout.splitlines())}
+    assert findings["training"]["level"] == "warn"
+    assert findings["training"]["advice"].endswith("pip install '.[training]'")
+
+
 def test_config_show_refuses_what_the_stage_would(command, monkeypatch):
     monkeypatch.setenv("ROOST_SERVE_PROT", "1")
     result = command("config", "show", "serve")

@@ -64,7 +64,7 @@ def test_a_stage_that_is_not_installed_says_how_to_get_it(package, arguments, ex
     code = f"import sys; sys.modules[{package!r}] = None; from roost.cli import build; build()({arguments!r})"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 1
-    assert result.stderr.splitlines()[-1].endswith(f"pip install 'roost[{extra}]'")
+    assert result.stderr.splitlines()[-1].endswith(f"in its source folder: pip install '.[{extra}]'")
     assert "Traceback" not in result.stderr
 
 
