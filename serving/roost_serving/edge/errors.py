@@ -38,13 +38,17 @@ class Refused(Exception):
 
 
 def translate(error: Exception) -> Refused:
-    """The status of an error that the engine raised; its errors have no types, so their words decide."""
+    """The status of an error that nobody foresaw: the engine's have no types, so their words decide.
+
+    The words themselves name files, and go to the log.
+    """
     text = str(error)
     if "No space left" in text:
-        return Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, text)
-    if isinstance(error, (TypeError, ValueError)) or any(words in text for words in _CALLERS_FAULTS):
-        return Refused.invalid(text)
-    return Refused(grpc.StatusCode.INTERNAL, text)
+        return Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "No space left on device")
+    for words in _CALLERS_FAULTS:
+        if words in text:
+            return Refused.invalid(words)
+    return Refused(grpc.StatusCode.INTERNAL, "Service internal error: the log of the engine's process says why")
 
 
 _CALLERS_FAULTS = ("Vector dimension error", "Wrong input", "No appropriate index", "Not existing vector name")

@@ -49,7 +49,8 @@ class Statuses(grpc.aio.ServerInterceptor):
                 error = refused
             except Exception as raised:  # the engine's errors are bare Exceptions
                 error = translate(raised)
-                _log.warning("%s: %s", handler_call_details.method, raised)
+                unforeseen = raised if error.code == grpc.StatusCode.INTERNAL else None
+                _log.warning("%s: %s", handler_call_details.method, raised, exc_info=unforeseen)
             return await context.abort(error.code, error.message)
 
         return grpc.unary_unary_rpc_method_handler(

@@ -86,14 +86,17 @@ def to_error(error: grpc.aio.AioRpcError, *, place: str) -> RoostError:
     if "No space left" in details or "disk usage" in details:
         return DiskFull(f"{place} has no space left. Free some; nothing that was acknowledged is lost.")
     if code == grpc.StatusCode.INVALID_ARGUMENT:
+        _log.warning("%s refused a request: %s", place, details)
         if "dimension error" in details:
-            return BadVector(f"The vector is of another length than the collection's: {details}.")
-        return BadRequest(f"{place} refused the request: {details}.")
+            return BadVector("The vector is of another length than the collection's. Embed it with the same model.")
+        return BadRequest(f"{place} refused the request; the gateway's log says why. Change the request.")
     known = _ERRORS.get(code)
     if known is not None:
         kind, message, facts = known
         return kind(message.format(place=place), **facts)
     _log.warning("%s answered %s: %s", place, code.name, details)
+    if code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN):
+        return StoreUnavailable(f"{place} failed ({code.name}); the gateway's log says more.", status=code.name)
     return StoreUnavailable(f"{place} does not answer ({code.name}). Try again.", status=code.name)
 
 

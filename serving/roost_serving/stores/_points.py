@@ -98,12 +98,12 @@ def check_filter(filter: Filter) -> None:
     """Refuse a condition that could not be what its writer meant.
 
     Raises:
-        BadRequest: A key with an empty part or a quote, or a range without bounds or with NaN.
+        BadRequest: A key with an empty part, a quote or a backslash, or a range without bounds or with NaN.
     """
     for condition in filter.payload:
-        if not all(key_parts(condition)) or '"' in condition.key:
+        if not all(key_parts(condition)) or '"' in condition.key or "\\" in condition.key:
             raise BadRequest(
-                f"{condition.key!r} is no key of a payload: no part between dots may be empty or hold a quote.",
+                f"{condition.key!r} cannot be filtered by: no part between dots may be empty, or hold a quote or \\.",
                 key=condition.key,
             )
         if isinstance(condition.match, Range):

@@ -140,6 +140,12 @@ async def test_a_condition_without_meaning_is_refused(store, collection, conditi
         await store.count(collection, filter=Filter(payload=[condition]))
 
 
+@pytest.mark.parametrize("key", ['a"b', "a\\b", "a\\"])
+async def test_a_key_that_an_engine_could_not_read_is_refused_in_our_own_words(store, collection, key):
+    with pytest.raises(BadRequest, match="cannot be filtered by"):
+        await store.count(collection, filter=Filter(payload=[Condition(key, "x")]))
+
+
 @pytest.mark.parametrize("limit", [1, 7, 100])
 async def test_pages_cover_each_point_once(store, collection, fill, limit):
     await fill(store, 40)
