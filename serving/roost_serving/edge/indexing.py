@@ -43,8 +43,11 @@ class Indexer:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             for collection in list(self.catalogue.collections.values()):
-                if self._is_due(collection):
-                    await self._build(collection)
+                try:
+                    if self._is_due(collection):
+                        await self._build(collection)
+                except Exception as error:  # the engine's errors are bare Exceptions, and the other collections go on
+                    self._note_failure(collection, str(error))
 
     def _is_due(self, collection: Collection) -> bool:
         info = collection.shard.info()
@@ -80,8 +83,6 @@ class Indexer:
                 await self._swap(collection, target)
             else:
                 self._note_failure(collection, f"its process ended with {process.returncode}")
-        except Exception as error:  # the engine's errors are bare Exceptions
-            self._note_failure(collection, str(error))
         finally:
             collection.changed = None
             collection.writable.set()

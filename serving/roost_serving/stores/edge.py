@@ -47,7 +47,8 @@ class Store(qdrant.Store):
         self._scratch: Path | None = None
         self._process: Process | None = None
         self._supervisor: asyncio.Task[None] | None = None
-        self._setup(place=f"The index in {self.folder}", target="", tls=False, api_key=None)
+        # Callers read the place in errors, and the folder is none of their business.
+        self._setup(place="The index", target="", tls=False, api_key=None)
 
     async def open(self) -> None:
         """Start the engine's process and wait until it answers.
@@ -99,7 +100,11 @@ class Store(qdrant.Store):
         command = [sys.executable, "-P", "-m", "roost_serving.edge", str(self.folder), "--listen", self.target]
         process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, start_new_session=True)
         try:
-            await _wait_until_ready(process, self.place)
+            await _wait_until_ready(process, f"The index in {self.folder}")
+        except asyncio.CancelledError:  # whoever stops the gateway while a long log is replayed will not wait for it
+            process.kill()
+            await process.wait()
+            raise
         except BaseException:
             await _end(process)
             raise
@@ -118,23 +123,31 @@ class Store(qdrant.Store):
             await asyncio.sleep(delay)
             try:
                 return await self._start()
-            except RoostError as error:
+            except (RoostError, OSError) as error:  # also of a machine that can start no process just now
                 delay = min(2 * delay, LAST_RESTART_SECONDS)
-                _log.error("%s Trying again in %.1f s", error.message, delay)
+                _log.error("%s Trying again in %.1f s", error, delay)
 
 
 async def _wait_until_ready(process: Process, place: str) -> None:
     assert process.stdout is not None
     try:
-        line = await asyncio.wait_for(process.stdout.readline(), START_SECONDS)
+        async with asyncio.timeout(START_SECONDS):  # `wait_for` of Python 3.11 may swallow a cancellation
+            line = await process.stdout.readline()
     except TimeoutError:
         raise StoreUnavailable(f"{place} was not open after {START_SECONDS:.0f} s. Look for its process in the log.")
+    except ValueError:  # a line without an end
+        line = b"?"
     if not line:
-        raise StoreUnavailable(f"The process of {place} ended at its start. Its words are in the log.")
-    answer = json.loads(line)
-    if "address" not in answer:
-        error = by_reason().get(answer["reason"], StoreUnavailable)
-        raise error(f"{place}: {answer['message']}" if error is DiskFull else answer["message"])
+        raise StoreUnavailable(f"{place} has a process that ended at its start. Its words are in the log.")
+    try:
+        answer = json.loads(line)
+        if "address" in answer:
+            return
+        reason, message = answer["reason"], answer["message"]
+    except (ValueError, KeyError, TypeError):
+        raise StoreUnavailable(f"{place} has a process that began with other words than its address. See the log.")
+    error = by_reason().get(reason, StoreUnavailable)
+    raise error(f"{place}: {message}" if error is DiskFull else message)
 
 
 async def _end(process: Process) -> None:

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import qdrant_edge
 
 from roost_serving import stores
+from roost_serving.edge.catalogue import Catalogue
+from roost_serving.edge.indexing import Indexer
 from roost_serving.edge.protocol import qdrant
 from roost_serving.stores import Filter, Point
 
@@ -87,6 +90,27 @@ async def test_a_graph_is_built_while_points_come_and_go_and_searches_are_answer
         check(await everything(store), rows, expected)
         await store.close()
     assert sorted(path.name for path in collection.iterdir()) == ["2", "collection.json"]
+
+
+async def test_a_collection_that_cannot_be_looked_at_leaves_the_others_their_graphs(tmp_path, rows, caplog):
+    catalogue = Catalogue(tmp_path / "index")
+    catalogue.create("broken@1", dim=DIM)
+    catalogue.create("digits@1", dim=DIM)
+    broken, whole = catalogue.collections.values()
+    broken.shard.close()
+    whole.upsert([qdrant_edge.Point(n, rows[n].tolist()) for n in range(200)], size=200 * DIM * 4)
+    indexer = asyncio.create_task(Indexer(catalogue, index_bytes=100 * DIM * 4).run())
+    give_up = time.monotonic() + 120
+    while whole.description.shard == 1 and not indexer.done():
+        assert time.monotonic() < give_up, "no graph was built"
+        await asyncio.sleep(0.02)
+    indexer.cancel()
+    await asyncio.wait([indexer])
+    assert indexer.cancelled()
+    assert whole.shard.info().indexed_vectors_count == 200
+    assert "broken@1 stays without" in caplog.text
+    del catalogue.collections["broken@1"]
+    catalogue.close()
 
 
 async def recall(store, rows, numbers) -> float:

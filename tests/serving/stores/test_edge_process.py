@@ -8,13 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from roost.errors import BadSettings, RoostError, StoreUnavailable
+from roost.errors import BadSettings, BadVector, RoostError, StoreUnavailable
 from roost_serving import stores
+from roost_serving.edge.protocol import qdrant
 from roost_serving.stores import Point
 from roost_serving.stores.edge import Store
 
@@ -48,6 +50,14 @@ async def until_it_answers(store: stores.Store) -> None:
             return await store.ping(timeout=5)
         except StoreUnavailable:
             assert time.monotonic() < give_up, "the engine's process was not started again"
+            await asyncio.sleep(0.02)
+
+
+async def until(happened: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while True:
+            if happened():
+                return
             await asyncio.sleep(0.02)
 
 
@@ -156,6 +166,59 @@ async def test_a_killed_engine_is_started_again_and_calls_in_between_say_so(open
     await until_it_answers(store)
     assert store.pid != first
     assert await store.count("digits@1") == 20
+
+
+async def test_an_engine_that_cannot_be_started_for_a_while_is_started_in_the_end(
+    open_store, tmp_path, monkeypatch, caplog
+):
+    babbling = tmp_path / "babbling"
+    babbling.write_text("#!/bin/sh\necho no address\n")
+    babbling.chmod(0o755)
+    store = await open_store()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", str(tmp_path / "missing"))
+        os.kill(store.pid, signal.SIGKILL)
+        await until(lambda: "No such file" in caplog.text)
+        patch.setattr(sys, "executable", str(babbling))
+        await until(lambda: "other words than its address" in caplog.text)
+    await until_it_answers(store)
+
+
+async def test_a_start_that_is_cancelled_leaves_no_process(tmp_path, monkeypatch):
+    silent, pid = tmp_path / "silent", tmp_path / "pid"
+    silent.write_text(f"#!/bin/sh\necho $$ > {pid}\nexec sleep 600\n")
+    silent.chmod(0o755)
+    store = Store(f"edge://{tmp_path / 'index'}")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", str(silent))
+        opening = asyncio.create_task(store.open())
+        await until(lambda: pid.exists() and pid.read_text().endswith("\n"))
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
+    await store.close()
+    await store.open()
+    await store.ping()
+    await store.close()
+
+
+async def test_a_caller_never_reads_where_the_index_lies(open_store, tmp_path, caplog):
+    store = await open_store()
+    await store.ensure("digits@1", dim=DIM)
+    key = qdrant.Condition(field=qdrant.FieldCondition(key='payload."a', match=qdrant.Match(keyword="x")))
+    request = qdrant.CountPoints(collection_name="digits@1", filter=qdrant.Filter(must=[key]), exact=True)
+    with pytest.raises(RoostError, match="The index failed") as broken:
+        await store._call(store._connected.points.Count, request, timeout=30)
+    with pytest.raises(BadVector) as longer:
+        await store.search("digits@1", np.ones(DIM + 1), limit=1)
+    await store.close()
+    with pytest.raises(StoreUnavailable) as closed:
+        await store.count("digits@1")
+    messages = [str(error.value) for error in (broken, longer, closed)]
+    assert not [message for message in messages if str(tmp_path) in message or "JSON" in message]
+    assert "Vector dimension error" in caplog.text
 
 
 async def test_a_folder_has_one_process(open_store, tmp_path):
