@@ -47,5 +47,5 @@ def test_a_command_whose_extra_is_missing_says_which(environment, images):
         check=False,
     )
     assert done.returncode == 1
-    assert "roost[training]" in done.stderr
+    assert ".[training]" in done.stderr
     assert "Traceback" not in done.stderr
