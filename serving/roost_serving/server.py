@@ -5,7 +5,7 @@ import logging
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import grpc
@@ -61,11 +61,20 @@ def run(settings: ServeSettings, *, on_ready: Callable[[Running], None] | None =
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        async with serving(settings) as running:
+        async with AsyncExitStack() as stack:
+            opening = asyncio.create_task(stack.enter_async_context(serving(settings)))
+            stopping = asyncio.create_task(stop.wait())
+            await asyncio.wait({opening, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not opening.done():  # opening may wait long for a server that is away
+                log.info("stopped before it served")
+                opening.cancel()
+                await asyncio.gather(opening, return_exceptions=True)
+                return
+            running = await opening
             log.info("serving %s on %s, http on %s", ", ".join(running.models), running.address, running.http_address)
             if on_ready is not None:
                 on_ready(running)
-            await stop.wait()
+            await stopping
             log.info("draining")
 
     asyncio.run(main())
