@@ -1,7 +1,7 @@
 """Which services can do their work: watched all the time, told over grpc.health.v1 and `/readyz`."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import logging
 
 from grpc_health.v1 import health, health_pb2
 
@@ -16,6 +16,7 @@ READY = ("", READINESS, SERVICE)
 """Services that are SERVING while both the backend and the store answer; liveness depends on neither."""
 
 PERIOD_SECONDS = 2.0
+log = logging.getLogger(__name__)
 
 
 class Health:
@@ -36,12 +37,16 @@ class Health:
 
     async def look(self) -> None:
         """Ask both parts and tell what they said."""
-        backend, store = self._pipeline.backend, self._pipeline.store
-        answers = await asyncio.gather(*map(_answers, (backend.ping, store.ping)))
-        self.parts = dict(zip(("backend", "store"), answers, strict=True))
+        asked = {"backend": self._pipeline.backend, "store": self._pipeline.store}
+        pings = [part.ping(timeout=PERIOD_SECONDS) for part in asked.values()]
+        answers = dict(zip(asked, await asyncio.gather(*pings, return_exceptions=True), strict=True))
+        for part, error in answers.items():
+            if error is not None and not isinstance(error, RoostError) and self.parts.get(part, True):
+                log.error("the %s could not be asked, so it counts as down", part, exc_info=error)
+        self.parts = {part: error is None for part, error in answers.items()}
         for part, up in self.parts.items():
             self._metrics.ready.labels(part).set(up)
-        await self._say(ready=all(answers))
+        await self._say(ready=all(self.parts.values()))
 
     async def drain(self) -> None:
         """Say NOT_SERVING from now on."""
@@ -59,11 +64,3 @@ class Health:
         while True:
             await asyncio.sleep(PERIOD_SECONDS)
             await self.look()
-
-
-async def _answers(ping: Callable[..., Awaitable[None]]) -> bool:
-    try:
-        await ping(timeout=PERIOD_SECONDS)
-    except RoostError:
-        return False
-    return True

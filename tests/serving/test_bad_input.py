@@ -1,6 +1,8 @@
 """What callers get wrong: the exact status and reason, one ErrorInfo, and the next good call answered."""
 
+import asyncio
 import io
+import urllib.request
 
 import grpc
 import numpy as np
@@ -9,6 +11,7 @@ from google.protobuf import struct_pb2
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families as parse
 
 from roost.v1 import gateway_pb2 as pb
 from roost_serving import pages
@@ -134,6 +137,22 @@ BAD = {
 }  # fmt: skip
 
 
+async def samples(gateway, name: str) -> dict[tuple[tuple[str, str], ...], float]:
+    """A metric's values by their labels."""
+
+    def fetch() -> str:
+        with urllib.request.urlopen(f"http://{gateway.http_address}/metrics", timeout=5) as answer:
+            return answer.read().decode()
+
+    families = parse(await asyncio.to_thread(fetch))
+    return {
+        tuple(sorted(sample.labels.items())): sample.value
+        for family in families
+        for sample in family.samples
+        if sample.name == name
+    }
+
+
 def reason_of(error: grpc.RpcError) -> str:
     details = rpc_status.from_call(error).details
     infos = [detail for detail in details if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR)]
@@ -174,8 +193,18 @@ async def test_a_page_token_of_another_filter_is_foreign(stub, digits):
     assert reason_of(caught.value) == "BAD_PAGE_TOKEN"
 
 
-async def test_a_deadline_that_has_passed_is_said_as_such(stub, digits):
-    items = [pb.Item(image=image) for image in digits[:256]]
+async def test_a_call_whose_deadline_passes_is_ended_by_the_gateway_too(gateway, stub):
+    slow = encoded(Image.new("L", (3000, 3000)))  # few bytes, and many seconds for all of them
+    items = [pb.Item(image=slow)] * 256
     with pytest.raises(grpc.RpcError) as caught:
-        await stub.EmbedItems(pb.EmbedItemsRequest(model="digits", items=items), timeout=0.005)
+        await stub.EmbedItems(pb.EmbedItemsRequest(model="digits", items=items), timeout=0.2)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    async with asyncio.timeout(10):
+        while not (ended := await samples(gateway, "grpc_server_handled_total")):
+            pass
+    ((labels, count),) = ended.items()
+    assert dict(labels)["grpc_code"] in {"DEADLINE_EXCEEDED", "CANCELLED"}
+    assert count == 1
+    assert await samples(gateway, "roost_in_flight_images") == {(): 0}
+    assert sum((await samples(gateway, "roost_stage_seconds_count")).values()) == 0
+    assert (await samples(gateway, "roost_images_total"))[(("model", "digits@1"), ("result", "error"))] == 256

@@ -117,9 +117,10 @@ async def test_health_is_said_for_each_service(gateway, service):
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
-async def test_a_store_that_is_away_makes_the_gateway_alive_but_not_ready(gateway, monkeypatch):
+@pytest.mark.parametrize("error", [StoreUnavailable("The store is away."), ValueError("a fault of the store's own")])
+async def test_a_store_that_is_away_makes_the_gateway_alive_but_not_ready(gateway, monkeypatch, error):
     async def away(self, *, timeout=None):
-        raise StoreUnavailable("The store is away.")
+        raise error
 
     looked = asyncio.Event()
     look = Health.look
@@ -183,6 +184,7 @@ async def test_a_caller_without_stubs_finds_its_way_by_reflection(gateway, digit
 async def test_draining_says_not_serving_before_the_port_closes(settings):
     settings = settings.model_copy(update={"drain_seconds": 0.5})
     seen = []
+    heard = asyncio.Event()
     async with serving(settings) as running:
         channel = grpc.aio.insecure_channel(running.address)
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service="readiness"))
@@ -190,11 +192,36 @@ async def test_draining_says_not_serving_before_the_port_closes(settings):
         async def follow() -> None:
             async for answer in watch:
                 seen.append(answer.status)
+                heard.set()
 
         following = asyncio.create_task(follow())
-        await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=""))
+        await asyncio.wait_for(heard.wait(), 10)
     with pytest.raises(grpc.RpcError):
         await following
     await channel.close()
     kind = health_pb2.HealthCheckResponse
     assert seen == [kind.SERVING, kind.NOT_SERVING]
+
+
+async def test_a_part_that_failed_unexpectedly_is_asked_again_and_its_error_logged_once(gateway, monkeypatch, caplog):
+    looks: asyncio.Queue[dict[str, bool]] = asyncio.Queue()
+    look, ping = Health.look, memory.Store.ping
+    failing = [ValueError("a fault of the store's own")] * 2
+
+    async def faulty(self, *, timeout=None):
+        if failing:
+            raise failing.pop()
+        await ping(self, timeout=timeout)
+
+    async def watched(self):
+        await look(self)
+        looks.put_nowait(self.parts)
+
+    monkeypatch.setattr("roost_serving.health.PERIOD_SECONDS", 0.01)
+    monkeypatch.setattr(memory.Store, "ping", faulty)
+    monkeypatch.setattr(Health, "look", watched)
+    seen = [(await asyncio.wait_for(looks.get(), 10))["store"] for _ in range(3)]
+    assert seen == [False, False, True]
+    assert [record.message for record in caplog.records if record.name == "roost_serving.health"] == [
+        "the store could not be asked, so it counts as down"
+    ]
