@@ -18,7 +18,8 @@ def test_a_recipe_loads_and_names_what_exists(path):
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_says_what_it_reached_and_how_to_repeat_it(path):
     comments = [line for line in path.read_text().splitlines() if line.startswith("#")]
-    assert any("roost train" in line for line in comments)
+    assert any("Reached" in line for line in comments)
+    assert any("Again: roost train" in line or "Again: make demo" in line for line in comments)
 
 
 def test_there_are_recipes_for_digits_land_cover_and_photographs():
