@@ -341,10 +341,11 @@ def test_a_version_that_was_moved_is_refused(model, images):
         cluster(model, images, k=3)
 
 
-def test_a_model_that_was_not_exported_to_onnx_is_refused(model, images):
+def test_a_version_that_has_only_a_tensorrt_plan_says_how_to_get_one_that_has_onnx(model, images):
     manifest = artifact.read(model / "1")
-    artifact.write(model / "1", manifest, files=[])
-    with pytest.raises(BadArtifact, match=r"no file 'model\.onnx'"):
+    (model / "1" / "model.onnx").rename(model / "1" / "model.plan")
+    artifact.write(model / "1", manifest, files=["model.plan"])
+    with pytest.raises(BadArtifact, match=r"has no model\.onnx.*`roost export --format onnx` with another --name"):
         cluster(model, images, k=3)
 
 

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from roost import artifact
 from roost.artifact import Manifest
 from roost.clusters import Clusters
-from roost.errors import BadData, BadSettings
+from roost.errors import BadArtifact, BadData, BadSettings
 from roost.ids import sha256_id
 from roost_training import data, kmeans, mixture, model_versions, onnx_embedder
 from roost_training.evaluate import agreement
@@ -64,11 +64,18 @@ def cluster(
         `clusters_nmi`, `clusters_ari`, `clusters_purity`, `clusters_accuracy` and `mixture_nmi`, over all images.
 
     Raises:
-        BadArtifact: The folder holds no model version, or its latest is incomplete, altered, or not in ONNX.
+        BadArtifact: The folder holds no model version, or its latest is incomplete or altered, or is a TensorRT plan.
         BadData: The images are missing, unreadable, too few or too alike.
         BadSettings: k, the components or the rate do not suit the images.
     """
     folder, manifest = model_versions.latest(model_folder)
+    if onnx_embedder.FILE not in manifest.files:
+        raise BadArtifact(
+            f"{folder} has no {onnx_embedder.FILE}, and clusters are fitted with ONNX Runtime; a TensorRT plan runs "
+            "only on the kind of device that it was built on. Run `roost export --format onnx` with another --name, "
+            "and cluster that model.",
+            path=folder,
+        )
     model = artifact.check_file(folder, manifest, onnx_embedder.FILE)
     with tempfile.TemporaryDirectory(prefix="roost-") as temporary:
         found = data.load(
