@@ -19,6 +19,11 @@ from roost.errors import BadArtifact
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+MODEL = "model.onnx"
+GOLDEN = "golden.npz"
+"""Images' pixels and the embeddings that training gave them."""
+TOLERANCE = 1e-3
+"""A component of a golden embedding may differ by so much, wherever the model runs."""
 NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
 Positive = Annotated[FiniteFloat, Field(gt=0)]

@@ -19,7 +19,6 @@ from roost_export.formats import Shape, onnx
 from roost_export.parity import Parity
 from roost_training import encoders
 
-GOLDEN = "golden.npz"
 PYTHON = "python"
 PYTHON_FILE = "model.py"
 TENSORRT = "tensorrt"
@@ -87,8 +86,8 @@ def export(
         compared = parity.check(
             chosen.load(draft.folder / chosen.FILE), pixels=pixels, expected=embeddings, max_batch=max_batch
         )
-        files = {chosen.FILE, GOLDEN, needs}
-        shutil.copyfile(run / GOLDEN, draft.folder / GOLDEN)
+        files = {chosen.FILE, artifact.GOLDEN, needs}
+        shutil.copyfile(run / artifact.GOLDEN, draft.folder / artifact.GOLDEN)
         if serving.backend == PYTHON:
             source = importlib.resources.files("roost_export").joinpath("python_backend.py")
             (draft.folder / PYTHON_FILE).write_bytes(source.read_bytes())
@@ -137,7 +136,7 @@ def _rename(manifest: Manifest, name: str | None) -> Manifest:
 
 def _golden(run: Path, manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
     """The run's golden pixels (n, size, size, 3) and embeddings (n, dim)."""
-    path = artifact.check_file(run, manifest, GOLDEN)
+    path = artifact.check_file(run, manifest, artifact.GOLDEN)
     try:
         with np.load(path, allow_pickle=False) as golden:
             pixels, embeddings = golden["pixels"], golden["embeddings"]

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from roost.artifact import TOLERANCE
 from roost.errors import ParityFailed
 from roost_export.formats import Embed
-
-TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ def check(embed: Embed, *, pixels: np.ndarray, expected: np.ndarray, max_batch: 
         A row an image, each the worse of its two calls.
 
     Raises:
-        ParityFailed: An embedding differs by more than `TOLERANCE`, is not finite, or has another length.
+        ParityFailed: An embedding differs by more than `artifact.TOLERANCE`, is not finite, or has another length.
     """
     alone = measure(_run(embed, pixels, 1), expected)
     together = measure(_run(embed, pixels, max_batch), expected)

@@ -11,10 +11,11 @@ from tritonclient.grpc import model_config_pb2
 
 from roost import artifact, plugins
 from roost.errors import BadArtifact, BadSettings, MissingDependency, ParityFailed, UnknownPlugin
-from roost_export import formats
+from roost_export import formats, parity
 from roost_export.export import export
+from roost_export.formats import onnx as onnx_format
 from roost_serving import repository as served
-from roost_training import encoders
+from roost_training import encoders, golden, onnx_embedder
 
 
 def config_of(folder) -> model_config_pb2.ModelConfig:
@@ -25,8 +26,8 @@ def copy_run(run, tmp_path, **changes):
     """The run again, with arrays of golden.npz changed and the manifest made to fit."""
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
-    with np.load(copy / "golden.npz") as golden:
-        arrays = dict(golden)
+    with np.load(copy / "golden.npz") as saved:
+        arrays = dict(saved)
     np.savez(copy / "golden.npz", **arrays | changes)
     manifest = artifact.read(copy, verify=())
     artifact.write(copy, manifest, files=manifest.files)
@@ -69,7 +70,12 @@ def test_the_gateway_reads_what_export_wrote(exported, repository):
     (model,) = served.scan(repository)
     assert model.manifest == exported.manifest
     assert model.manifest.reference == "small@1"
-    assert (served.MODEL, served.GOLDEN) == ("model.onnx", "golden.npz")
+
+
+def test_training_export_and_gateway_agree_on_files_and_tolerance():
+    assert served.MODEL == onnx_format.FILE == onnx_embedder.FILE == artifact.MODEL
+    assert served.GOLDEN == golden.FILE == artifact.GOLDEN
+    assert served.TOLERANCE == parity.TOLERANCE == artifact.TOLERANCE
 
 
 def test_the_manifest_keeps_training_figures_and_adds_its_own(exported):
@@ -115,8 +121,8 @@ def test_a_version_for_the_python_backend_has_its_program_among_its_hashed_files
 
 
 def test_a_model_that_does_not_repeat_training_is_refused_and_leaves_nothing(run, tmp_path):
-    with np.load(run / "golden.npz") as golden:
-        embeddings = golden["embeddings"].copy()
+    with np.load(run / "golden.npz") as saved:
+        embeddings = saved["embeddings"].copy()
     embeddings[3, 5] += 2e-3
     changed = copy_run(run, tmp_path, embeddings=embeddings)
     with pytest.raises(ParityFailed, match=r"Golden image 3 differs by 0\.002"):

@@ -13,10 +13,11 @@ import onnxruntime
 import torch
 from torch import nn
 
+from roost import artifact
 from roost.errors import BadSettings
 from roost_export.formats import INPUT, OUTPUT, Embed, Shape
 
-FILE = "model.onnx"
+FILE = artifact.MODEL
 BACKEND = "onnxruntime"
 MAX_BYTES = 2**31 - 1  # protobuf's limit on one message, and so on a model in one file
 
