@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -61,12 +62,17 @@ def check_golden(model: Model, embed: Callable[[np.ndarray], np.ndarray]) -> flo
         The largest absolute difference to the embeddings that training gave.
 
     Raises:
-        BadArtifact: It is over the tolerance.
+        BadArtifact: It is over the tolerance, or there are no golden images to compare with.
     """
-    path = artifact.check_file(model.folder, model.manifest, GOLDEN)
-    with np.load(path, allow_pickle=False) as golden:
-        pixels, expected = golden["pixels"], golden["embeddings"]
-    difference = float(np.abs(embed(pixels) - expected).max())
+    pixels, expected = _golden(model)
+    found = embed(pixels)
+    if found.shape != expected.shape:
+        raise BadArtifact(
+            f"{model.manifest.reference} gives embeddings of shape {found.shape}, not {expected.shape}. "
+            "Export it again.",
+            model=model.manifest.reference,
+        )
+    difference = float(np.abs(found - expected).max())
     if not difference <= TOLERANCE:
         raise BadArtifact(
             f"{model.manifest.reference} differs by {difference:.2g} from its golden embeddings; "
@@ -75,3 +81,22 @@ def check_golden(model: Model, embed: Callable[[np.ndarray], np.ndarray]) -> flo
             difference=difference,
         )
     return difference
+
+
+def _golden(model: Model) -> tuple[np.ndarray, np.ndarray]:
+    """Golden pixels, uint8 (n, size, size, 3), and their embeddings, (n, dim)."""
+    path = artifact.check_file(model.folder, model.manifest, GOLDEN)
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as golden:
+            pixels, embeddings = golden["pixels"], golden["embeddings"]
+    except (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile) as error:
+        raise BadArtifact(f"{path} cannot be read ({error}). Export it again.", path=path) from error
+    size, dim = model.manifest.input.size, model.manifest.dim
+    whole = pixels.dtype == np.uint8 and pixels.shape[1:] == (size, size, 3) and len(pixels) > 0
+    if not whole or embeddings.shape != (len(pixels), dim):
+        raise BadArtifact(
+            f"{path} holds pixels {pixels.shape} of {pixels.dtype} and embeddings {embeddings.shape}, not images of "
+            f"{size} pixels and their {dim} values. Export it again.",
+            path=path,
+        )
+    return pixels, embeddings

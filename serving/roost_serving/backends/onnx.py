@@ -5,6 +5,7 @@ threads, and an image that stays with its worker needs no batching. Both decodin
 """
 
 import asyncio
+import logging
 import queue
 import time
 from collections.abc import Callable, Sequence
@@ -15,8 +16,9 @@ from typing import TypeVar
 
 import numpy as np
 import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as ort  # pyright: ignore[reportAttributeAccessIssue]
 
-from roost import preprocess
+from roost import artifact, preprocess
 from roost.artifact import Manifest
 from roost.errors import BackendUnavailable, BadArtifact, DeadlineExceeded, RoostError
 from roost.preprocess import Limits
@@ -28,7 +30,24 @@ T = TypeVar("T")
 Sessions = dict[str, onnxruntime.InferenceSession]
 """One session for every model version, by reference."""
 
-GPU = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
+GPU = "CUDAExecutionProvider"
+"""Taken where it is there. TensorRT's is not: it builds its engines for minutes at every start."""
+CPU = "CPUExecutionProvider"
+ERRORS = (
+    ort.EPFail,
+    ort.Fail,
+    ort.InvalidArgument,
+    ort.InvalidGraph,
+    ort.InvalidProtobuf,
+    ort.NoModel,
+    ort.NotImplemented,
+    ort.RuntimeException,
+    RuntimeError,
+    ValueError,
+)
+"""What ONNX Runtime raises for a graph that it cannot load or run; its own have no common class but Exception."""
+
+log = logging.getLogger(__name__)
 
 
 class Backend:
@@ -46,9 +65,10 @@ class Backend:
     async def open(self) -> None:
         """Load every model version once per worker and check it on its golden images."""
         self.models = await asyncio.to_thread(repository.scan, self._repository)
-        if GPU[0] in onnxruntime.get_available_providers():
+        if GPU in onnxruntime.get_available_providers():
             onnxruntime.preload_dlls()  # CUDA and cuDNN as the packages of `roost[serving-gpu]` bring them
-        for sessions in await asyncio.gather(*[self._submit(self._load) for _ in range(self._workers)]):
+        graphs = await self._submit(self._read)
+        for sessions in await asyncio.gather(*[self._submit(partial(_load, graphs)) for _ in range(self._workers)]):
             self._free.put(sessions)
         await self._submit(self._check)
 
@@ -79,16 +99,18 @@ class Backend:
     def _submit(self, work: Callable[[], T]) -> asyncio.Future[T]:
         return asyncio.get_running_loop().run_in_executor(self._pool, work)
 
-    def _load(self) -> Sessions:
-        return {model.manifest.reference: _session(model) for model in self.models}
+    def _read(self) -> list[tuple[Model, bytes]]:
+        return [(model, _graph(model)) for model in self.models]
 
     def _check(self) -> None:
         sessions = self._free.get()
         try:
             for model in self.models:
-                repository.check_golden(model, partial(_infer, sessions[model.manifest.reference]))
+                _check(model, sessions[model.manifest.reference])
         finally:
             self._free.put(sessions)
+        if GPU in onnxruntime.get_available_providers():
+            _say_where(sessions)
 
     def _embed(self, manifest: Manifest, image: bytes, arrival: float, deadline: float | None) -> Embedded | RoostError:
         begun = time.monotonic()
@@ -109,18 +131,57 @@ class Backend:
         return Embedded(vector, seconds)
 
 
-def _session(model: Model) -> onnxruntime.InferenceSession:
+def _graph(model: Model) -> bytes:
+    """The model's graph: the bytes that its manifest vouches for, and not merely a file of that name."""
+    reference = model.manifest.reference
+    if repository.MODEL not in model.manifest.files:
+        raise BadArtifact(
+            f"{reference} has no {repository.MODEL}, which onnx:// runs. Export it with --format onnx, or serve it "
+            "with Triton: --backend triton://host.",
+            model=reference,
+        )
+    return artifact.check_file(model.folder, model.manifest, repository.MODEL).read_bytes()
+
+
+def _load(graphs: Sequence[tuple[Model, bytes]]) -> Sessions:
+    return {model.manifest.reference: _session(model, graph) for model, graph in graphs}
+
+
+def _session(model: Model, graph: bytes) -> onnxruntime.InferenceSession:
+    path = model.folder / repository.MODEL
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # A graph may name files that hold its weights, which no manifest vouches for. They would be looked for in the
+    # working directory; inside a file, none is found, so that such a graph is refused.
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path))
     options.log_severity_level = 3
-    available = onnxruntime.get_available_providers()
-    providers = [*[name for name in GPU if name in available][:1], "CPUExecutionProvider"]
-    path = model.folder / repository.MODEL
+    providers = [GPU, CPU] if GPU in onnxruntime.get_available_providers() else [CPU]
     try:
-        return onnxruntime.InferenceSession(path.read_bytes(), options, providers=providers)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise BadArtifact(f"{path} cannot be loaded by ONNX Runtime: {error}", path=path) from error
+        return onnxruntime.InferenceSession(graph, options, providers=providers)
+    except ERRORS as error:
+        raise BadArtifact(f"{path} cannot be loaded by ONNX Runtime: {error}. Export it again.", path=path) from error
+
+
+def _check(model: Model, session: onnxruntime.InferenceSession) -> None:
+    try:
+        repository.check_golden(model, partial(_infer, session))
+    except ERRORS as error:
+        raise BadArtifact(
+            f"{model.manifest.reference} cannot be run by ONNX Runtime: {error}. Export it again.",
+            model=model.manifest.reference,
+        ) from error
+
+
+def _say_where(sessions: Sessions) -> None:
+    """Say so, once, where ONNX Runtime has quietly taken the CPU because the GPU's libraries did not load."""
+    slow = [reference for reference, session in sessions.items() if GPU not in session.get_providers()]
+    if slow:
+        log.warning(
+            "%s runs on the CPU: ONNX Runtime found no GPU, or not the libraries that it needs. Install "
+            "`roost[serving-gpu]` and NVIDIA's driver to use one; to stay on the CPU, do nothing.",
+            ", ".join(slow),
+        )
 
 
 def _infer(session: onnxruntime.InferenceSession, pixels: np.ndarray) -> np.ndarray:
