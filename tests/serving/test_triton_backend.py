@@ -1,4 +1,5 @@
 import asyncio
+import logging
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ import pytest
 from roost import artifact, preprocess
 from roost.errors import BackendUnavailable, BadArtifact, BadImage, BadSettings, DeadlineExceeded, Overloaded
 from roost_serving.backends import Embedded, connect
+from roost_serving.backends import triton as triton_module
 from roost_serving.backends.triton import Backend
 
 LIMITS = preprocess.Limits()
@@ -213,10 +215,61 @@ async def test_a_closed_backend_says_so(triton):
         await backend.ping()
 
 
-@pytest.mark.parametrize("url", ["triton://", "triton://host", "triton://host:http", "triton://:8001"])
-def test_a_url_without_host_or_port_is_refused(url, tmp_path):
+@pytest.mark.parametrize("url", ["triton://", "triton://host:http", "triton://:8001", "triton://[::1"])
+def test_a_url_without_a_host_or_with_a_port_that_is_none_is_refused(url, tmp_path):
     with pytest.raises(BadSettings, match="triton://host:8001"):
         connect(url, repository=tmp_path, workers=1)
+
+
+@pytest.mark.parametrize(
+    ("url", "target"),
+    [
+        ("triton://host", "host:8001"),
+        ("triton://host:9000", "host:9000"),
+        ("triton://[::1]", "[::1]:8001"),
+        ("triton://[fd00::2]:9000", "[fd00::2]:9000"),
+    ],
+)
+def test_a_url_gives_the_address_that_is_called(url, target, tmp_path):
+    assert connect(url, repository=tmp_path, workers=1)._target == target
+
+
+async def test_a_wait_is_said_again_and_again_and_can_be_called_off(triton_repository, monkeypatch, caplog):
+    monkeypatch.setattr(triton_module, "SAY_SECONDS", 0.0)
+    caplog.set_level(logging.INFO)
+    url = f"triton://127.0.0.1:{unused_port()}"
+    backend = Backend(url, repository=triton_repository, limits=LIMITS, workers=1)
+    opening = asyncio.create_task(backend.open())
+    async with asyncio.timeout(60):
+        while True:
+            if caplog.text.count("waiting for Triton") >= 3:
+                break
+            await asyncio.sleep(0.02)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    with pytest.raises(BackendUnavailable, match="shutting down"):
+        await backend.ping()
+    await backend.close()
+
+
+async def test_an_opening_that_is_called_off_among_the_golden_images_lets_go(triton, monkeypatch):
+    begun = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    check = triton_module.repository.check_golden
+
+    def say_and_check(model, embed):
+        loop.call_soon_threadsafe(begun.set)
+        return check(model, embed)
+
+    monkeypatch.setattr(triton_module.repository, "check_golden", say_and_check)
+    backend = backend_of(triton)
+    opening = asyncio.create_task(backend.open())
+    await begun.wait()
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    await backend.close()
 
 
 def replace_text(path: Path, old: str, new: str) -> None:

@@ -3,7 +3,7 @@
 | scheme | runs | for |
 |---|---|---|
 | `onnx://model_repository` | ONNX Runtime in this process, one single-threaded session per core | one machine |
-| `triton://host:8001` | a Triton server over the same repository | GPUs, many models, many gateways |
+| `triton://host`, `triton://host:8001` | a Triton server over the same repository | GPUs, many models, many gateways |
 """
 
 import sys
@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -80,8 +79,8 @@ def connect(url: str, *, repository: Path, limits: Limits = DEFAULT_LIMITS, work
     """The backend that a URL names; not opened yet.
 
     Args:
-        url: `onnx://` and `triton://host:port` read the models' manifests and clusters from `repository`;
-            `onnx://folder` from that folder.
+        url: `onnx://` and `triton://host`, whose port is 8001 unless it says another, read the models' manifests and
+            clusters from `repository`; `onnx://folder` from that folder.
         repository: The model repository that `roost export` wrote.
         limits: Refuse images beyond these.
         workers: Threads that decode and, in-process, infer.
@@ -89,13 +88,12 @@ def connect(url: str, *, repository: Path, limits: Limits = DEFAULT_LIMITS, work
     Raises:
         UnknownPlugin: No backend has the URL's scheme.
     """
-    scheme = urlsplit(url).scheme or url
+    scheme = url.partition("://")[0]
     module = plugins.load(sys.modules[__name__], scheme, kind="backend")
     return module.Backend(url, repository=repository, limits=limits, workers=workers)
 
 
 def folder(url: str) -> Path | None:
     """The folder that `scheme://relative/path` or `scheme:///absolute/path` names; None where it names none."""
-    parts = urlsplit(url)
-    path = parts.netloc + parts.path
+    path = url.partition("://")[2]
     return Path(path) if path else None

@@ -1,10 +1,11 @@
-"""A Triton server over the same repository: `triton://host:8001`.
+"""A Triton server over the same repository: `triton://host`, or `triton://host:port` where the port is not 8001.
 
 This end decodes, on threads, and sends pixels; Triton queues, batches and runs the model.
 """
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +32,11 @@ T = TypeVar("T")
 
 BATCH = 16
 """Images in one call to Triton, at most: while one group is inferred the next is decoded."""
-START_SECONDS = 60.0
+PORT = 8001
+START_SECONDS = 600.0
+"""A first start pulls the server's image and loads every model; a gateway that gave up would only be started again."""
+SAY_SECONDS = 10.0
+"""While the gateway waits, it says for what this often."""
 PING_SECONDS = 5.0
 RETRY_SECONDS = 0.1
 
@@ -50,14 +55,14 @@ class Backend:
     """Embeds in a Triton server.
 
     Args:
-        url: `triton://host:port` of the server's gRPC service.
+        url: `triton://host` or `triton://host:port` of the server's gRPC service; `[…]` around an IPv6 address.
         repository: Holds the models of the server's own repository.
         limits: Refuse images beyond these.
         workers: Threads that decode.
         start_seconds: How long `open` waits for the server and its models.
 
     Raises:
-        BadSettings: The URL has no host or no port.
+        BadSettings: The URL has no host, or a port that is no number.
     """
 
     def __init__(
@@ -81,7 +86,7 @@ class Backend:
             for model in self.models:
                 infer = partial(self._infer_from_thread, asyncio.get_running_loop(), model.manifest)
                 await asyncio.to_thread(repository.check_golden, model, infer)
-        except RoostError:
+        except BaseException:  # also where whoever waits for it is told to stop
             await self.close()
             raise
 
@@ -145,7 +150,7 @@ class Backend:
         return Decoded(pixels, {"queue": begun - arrival, "decode": time.monotonic() - begun})
 
     async def _start(self) -> None:
-        why = "it does not answer."
+        why, said = "it does not answer.", -math.inf
         try:
             async with asyncio.timeout(self._start_seconds):
                 for model in self.models:
@@ -153,8 +158,9 @@ class Backend:
                         try:
                             await self._prepare(model.manifest)
                         except BackendUnavailable as error:
-                            if error.message != why:
+                            if error.message != why or time.monotonic() - said >= SAY_SECONDS:
                                 log.info("waiting for Triton at %s: %s", self._target, error.message)
+                                said = time.monotonic()
                             why = error.message
                             await asyncio.sleep(RETRY_SECONDS)
         except TimeoutError:
@@ -181,15 +187,15 @@ class Backend:
 
 
 def _target(url: str) -> str:
-    """host:port of a backend's URL."""
-    parts = urlsplit(url)
+    """host:port of a backend's URL, as gRPC writes them."""
     try:
-        host, port = parts.hostname, parts.port
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port or PORT
     except ValueError:
-        host = port = None
-    if not host or not port:
-        raise BadSettings(f"The backend {url!r} has no host and port. Write triton://host:8001.", backend=url)
-    return f"{host}:{port}"
+        host, port = None, PORT
+    if not host:
+        raise BadSettings(f"The backend {url!r} names no server. Write triton://host:{PORT}.", backend=url)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 async def _all(work: Iterable[Awaitable[T]]) -> list[T]:
