@@ -119,7 +119,7 @@ def test_the_scraped_jobs_have_the_names_that_the_chart_gives(root, render):
     scraped = yaml.safe_load((root / "deploy/prometheus/prometheus.yml").read_text())["scrape_configs"]
     monitors = [
         doc["spec"]["endpoints"][0]["relabelings"][0]["replacement"]
-        for doc in render({"monitoring": {"serviceMonitor": {"enabled": True}}})
+        for doc in render({"monitoring": {"serviceMonitor": {"enabled": True}}, "qdrant": {"existingSecret": "key"}})
         if doc["kind"] == "ServiceMonitor"
     ]
     assert {job["job_name"] for job in scraped} == set(monitors)
