@@ -200,6 +200,12 @@ def test_the_other_optimisers_train_too(settings, optimiser):
     assert losses[-1] < losses[0]
 
 
+def test_a_compiled_run_trains(settings):
+    with torch.compiler.set_stance("force_eager"):  # all but the compiler itself, which takes a minute
+        manifest = train(settings(compile=True, epochs=1), progress=Reporter())
+    assert manifest.quality["images_seen"] == 4 * 32
+
+
 def test_a_misspelt_encoder_is_refused_before_anything_is_read(settings, tmp_path):
     with pytest.raises(UnknownPlugin, match="Did you mean 'resnet18'"):
         train(settings(encoder="resnet81", data=tmp_path / "nowhere"), progress=Reporter())
@@ -238,7 +244,9 @@ class Method(methods.Method):
         return {"loss": nn.functional.cross_entropy(self.head(self.encoder(views[0])), labels)}
 
     def before_epoch(self, epoch, embed):
-        self.seen[0] += len(embed())
+        features = embed()
+        assert features.shape[1] == self.head.in_features
+        self.seen[0] += len(features)
 
     def after_step(self, progress):
         self.seen[1] += 1
@@ -261,6 +269,10 @@ def test_a_method_in_a_new_file_is_given_labels_and_called_at_its_hooks(settings
     train(given, progress=Reporter())
     state = torch.load(given.out / "checkpoint" / "last.ckpt", weights_only=True)
     assert state["method"]["seen"].tolist() == [2 * 130, 2 * 4]
+
+
+def test_a_method_s_hook_is_given_features_that_are_not_whitened(settings, supervised):
+    train(settings(method="supervised", epochs=3, whiten=8), progress=Reporter())
 
 
 def test_a_method_that_wants_labels_refuses_folders_without_classes(settings, supervised, digits):

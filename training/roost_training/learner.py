@@ -46,9 +46,9 @@ class Learner:
         self.optimiser = optim.build(
             settings.optimiser, self.method, learning_rate=self._peak, weight_decay=settings.weight_decay
         )
-        self._forward, self._stepper = fabric.setup(self.method, self.optimiser)
         if settings.compile:
-            self._forward.compile()
+            self.method.compile()
+        self._forward, self._stepper = fabric.setup(self.method, self.optimiser)
         self.embedder = encoders.Embedder(self.method.encoder, mean=images.mean, std=images.std).to(fabric.device)
 
     def learning_rate(self, progress: float) -> float:
