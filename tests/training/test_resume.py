@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -109,6 +110,14 @@ def stopped(settings):
 def test_a_checkpoint_of_other_settings_is_refused_by_the_setting_s_name(stopped, key, value):
     with pytest.raises(BadSettings, match=f"was trained with {key} = "):
         train(stopped.model_copy(update={key: value}), progress=Reporter())
+
+
+def test_a_checkpoint_of_the_same_images_in_another_order_is_refused(stopped, digits, tmp_path):
+    renamed = shutil.copytree(digits, tmp_path / "renamed")
+    (first, *_, last) = sorted((renamed / "0").iterdir())
+    first.rename(last.with_name(f"{last.stem}z{last.suffix}"))
+    with pytest.raises(BadSettings, match="renamed"):
+        train(stopped.model_copy(update={"data": renamed}), progress=Reporter())
 
 
 def test_a_checkpoint_of_other_images_is_refused(stopped, digits, tmp_path):

@@ -99,7 +99,7 @@ def _check(state: dict[str, Any], settings: TrainSettings, *, fingerprint: str, 
             )
     if state["fingerprint"] != fingerprint:
         raise BadSettings(
-            f"{path} was trained on other images: files were added, removed or changed. "
+            f"{path} was trained on other images: files were added, removed, renamed or changed. "
             "Bring them back, or give another --out.",
             path=path,
         )

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
+from torch.nn import functional
 
 from roost import artifact
 from roost.errors import TrainingFailed
@@ -155,7 +156,7 @@ class _Loop:
         self._end_epoch(meter)
 
     def _features(self) -> Tensor:
-        return scores.embed(self.learner.embedder, self.images.plain)
+        return functional.normalize(scores.features(self.learner.embedder, self.images.plain), dim=1)
 
     def _look_at_clock(self, interruption: Interruption) -> None:
         self.progress, self.stop = self.clock.progress(self.position.step), interruption.requested

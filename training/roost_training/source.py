@@ -7,7 +7,7 @@ import numpy as np
 
 from roost import artifact
 from roost.errors import BadData
-from roost_training import data
+from roost_training import data, pixel_cache
 from roost_training.data import Images
 from roost_training.settings import TrainSettings
 
@@ -43,8 +43,8 @@ class Source:
 
     @property
     def fingerprint(self) -> str:
-        """Of all images, those to train on and those held out."""
-        return f"{self.train.fingerprint}+{self.held_out.fingerprint}"
+        """Of all images in their order, which batches follow: those to train on and those held out."""
+        return pixel_cache.digest([*self.train.sha256, "held out", *self.held_out.sha256])
 
     def describe(self) -> str:
         """One sentence for a person, with what was left out and why."""

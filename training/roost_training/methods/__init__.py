@@ -47,8 +47,9 @@ class Method(nn.Module):
 
         Args:
             epoch: From 0.
-            embed: Gives the unit-length embeddings of every training image, shape (images, feature_dim), in the order
-                in which they are kept. It costs a pass over the data, and nothing where it is not called.
+            embed: Gives the unit-length features of every training image, shape (images, feature_dim), before any
+                whitening and in the order in which they are kept. It costs a pass over the data, and nothing where it
+                is not called.
         """
 
     def after_step(self, progress: float) -> None:
