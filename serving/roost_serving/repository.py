@@ -11,10 +11,6 @@ from roost import artifact, clusters
 from roost.artifact import Manifest
 from roost.errors import BadArtifact
 
-MODEL = "model.onnx"
-GOLDEN = "golden.npz"
-TOLERANCE = 1e-3
-
 
 @dataclass(frozen=True)
 class Model:
@@ -73,10 +69,10 @@ def check_golden(model: Model, embed: Callable[[np.ndarray], np.ndarray]) -> flo
             model=model.manifest.reference,
         )
     difference = float(np.abs(found - expected).max())
-    if not difference <= TOLERANCE:
+    if not difference <= artifact.TOLERANCE:
         raise BadArtifact(
             f"{model.manifest.reference} differs by {difference:.2g} from its golden embeddings; "
-            f"{TOLERANCE:g} is allowed. Export it again.",
+            f"{artifact.TOLERANCE:g} is allowed. Export it again.",
             model=model.manifest.reference,
             difference=difference,
         )
@@ -85,7 +81,7 @@ def check_golden(model: Model, embed: Callable[[np.ndarray], np.ndarray]) -> flo
 
 def _golden(model: Model) -> tuple[np.ndarray, np.ndarray]:
     """Golden pixels, uint8 (n, size, size, 3), and their embeddings, (n, dim)."""
-    path = artifact.check_file(model.folder, model.manifest, GOLDEN)
+    path = artifact.check_file(model.folder, model.manifest, artifact.GOLDEN)
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as golden:
             pixels, embeddings = golden["pixels"], golden["embeddings"]

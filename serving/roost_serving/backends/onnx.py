@@ -134,13 +134,13 @@ class Backend:
 def _graph(model: Model) -> bytes:
     """The model's graph: the bytes that its manifest vouches for, and not merely a file of that name."""
     reference = model.manifest.reference
-    if repository.MODEL not in model.manifest.files:
+    if artifact.MODEL not in model.manifest.files:
         raise BadArtifact(
-            f"{reference} has no {repository.MODEL}, which onnx:// runs. Export it with --format onnx, or serve it "
+            f"{reference} has no {artifact.MODEL}, which onnx:// runs. Export it with --format onnx, or serve it "
             "with Triton: --backend triton://host.",
             model=reference,
         )
-    return artifact.check_file(model.folder, model.manifest, repository.MODEL).read_bytes()
+    return artifact.check_file(model.folder, model.manifest, artifact.MODEL).read_bytes()
 
 
 def _load(graphs: Sequence[tuple[Model, bytes]]) -> Sessions:
@@ -148,7 +148,7 @@ def _load(graphs: Sequence[tuple[Model, bytes]]) -> Sessions:
 
 
 def _session(model: Model, graph: bytes) -> onnxruntime.InferenceSession:
-    path = model.folder / repository.MODEL
+    path = model.folder / artifact.MODEL
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
