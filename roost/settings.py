@@ -42,7 +42,7 @@ class Settings(BaseSettings):
         for name in sorted(variables):
             cls._check_key(name.removeprefix(prefix).lower(), where=f"the environment variable {name}")
         values = {k: v for k, v in cls._table(file).items() if prefix + k.upper() not in variables}
-        values |= {key: value for key, value in (flags or {}).items() if value is not None}
+        values = _merge(values, {key: value for key, value in (flags or {}).items() if value is not None})
         try:
             return cls(**values)
         except ValidationError as error:
@@ -79,3 +79,11 @@ class Settings(BaseSettings):
         near = difflib.get_close_matches(key, cls.model_fields, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise BadSettings(f"{where} sets {key!r}, which is no setting of {cls.section}.{hint}", key=key)
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Values with others laid over them, table by table: one key of a table leaves its neighbours as they are."""
+    return dict(below) | {
+        key: _merge(below[key], value) if isinstance(value, dict) and isinstance(below.get(key), dict) else value
+        for key, value in above.items()
+    }

@@ -51,7 +51,7 @@ def train(
         "overwrite": overwrite or None,
     }
     with stage("training"):
-        from roost_training import loop
+        from roost_training import distributed, loop
         from roost_training.settings import TrainSettings
 
         flags = to_settings(set_) | {key: value for key, value in named.items() if value is not None}
@@ -59,8 +59,9 @@ def train(
         try:
             manifest = loop.train(settings)
         except KeyboardInterrupt:
-            say(f"Stopped. `roost train … --out {settings.out} --resume` goes on from the last checkpoint.")
             raise typer.Exit(INTERRUPTED)
+        if distributed.rank():
+            return  # of several processes, the first speaks
     table(["quality", "#figure"], sorted(manifest.quality.items()))
     say(f"{settings.out} holds {manifest.name}. Next: roost export {settings.out} --repository model_repository")
 

@@ -80,4 +80,4 @@ def test_ctrl_c_says_how_training_goes_on(digits, tmp_path):
     assert "loss" in first
     assert process.returncode == 130
     assert output == ""
-    assert f"--out {out} --resume" in words.splitlines()[-1]
+    assert f"the checkpoint is in {out}. Run the same command with --resume" in words.splitlines()[-1]

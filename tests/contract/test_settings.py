@@ -42,6 +42,11 @@ def test_a_variable_beats_a_file_and_a_flag_beats_both(file, monkeypatch):
     assert (loaded.eggs, loaded.tree) == (6, "fir")
 
 
+def test_a_flag_for_one_key_of_a_table_leaves_the_file_s_other_keys(file):
+    loaded = Nest.load(flags={"weights": {"yolk": 0.25}}, file=file)
+    assert loaded.weights == {"shell": 0.5, "yolk": 0.25}
+
+
 def test_a_variable_may_be_in_lower_case_and_hold_json(monkeypatch):
     monkeypatch.setenv("roost_nest_weights", '{"yolk": 2}')
     assert Nest.load().weights == {"yolk": 2}

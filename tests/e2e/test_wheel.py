@@ -1,4 +1,4 @@
-"""`pip install roost[serving]` in an empty environment gives a working gateway without torch."""
+"""The wheel with the extra `serving` in an empty environment gives a working gateway without torch."""
 
 import json
 import os

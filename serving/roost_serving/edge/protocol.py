@@ -23,7 +23,7 @@ def load() -> ModuleType:
     """
     found = importlib.util.find_spec("qdrant_client")
     if found is None or found.origin is None:
-        raise MissingDependency("qdrant-client is not installed. Run `pip install 'roost[serving]'`.")
+        raise MissingDependency("qdrant-client is not installed. Run `pip install '.[serving]'`.")
     folder = Path(found.origin).parent / "grpc"
     spec = importlib.util.spec_from_file_location(
         NAME, folder / "__init__.py", submodule_search_locations=[str(folder)]
