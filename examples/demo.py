@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 
 import roost
-from roost import artifact, ids, preprocess
+from roost import artifact, clusters, ids, preprocess
 from roost.errors import RoostError
 
 ROOST = str(Path(sys.executable).with_name("roost"))
@@ -109,12 +109,12 @@ def export_and_cluster(images: Path, *, run: Path, name: str, k: int) -> Path:
     """Write `model_repository/<name>/<version>` and fit its clusters."""
     trained = artifact.read(run, verify=[])
     version = newest(name)
-    if version is None or artifact.read(version, verify=[]).files["golden.npz"] != trained.files["golden.npz"]:
+    if version is None or artifact.read(version, verify=[]).files[artifact.GOLDEN] != trained.files[artifact.GOLDEN]:
         roost_command("export", str(run), "--repository", str(REPOSITORY))
         version = newest(name) or sys.exit(f"{REPOSITORY / name} has no version")
     else:
         print(f"{version} is exported already.")
-    if "clusters.npz" not in artifact.read(version, verify=[]).files:
+    if clusters.FILE not in artifact.read(version, verify=[]).files:
         few = max(2, len(readable(images)) // IMAGES_PER_CLUSTER)
         roost_command("cluster", str(REPOSITORY / name), str(images), "--k", str(min(k, few)))
     return version
@@ -188,8 +188,8 @@ def check(address: str, *, http_port: int, model: str, images: Path, version: Pa
         hits = client.search(image=files[0], model=model, limit=1)
         expect(hits[0].score > 1 - 1e-4, "an image's nearest neighbour is itself")
         expect(client.get(hits[0].item.id, model=model).vector is not None, "get answers with the vector")
-        clusters = client.clusters(model=model)
-        expect(sum(cluster.items for cluster in clusters) == served.items, "every stored item lies in a cluster")
+        listed = client.clusters(model=model)
+        expect(sum(cluster.items for cluster in listed) == served.items, "every stored item lies in a cluster")
         try:
             client.embed([b"not an image"], model=model)
         except RoostError as error:
@@ -202,7 +202,7 @@ def check(address: str, *, http_port: int, model: str, images: Path, version: Pa
 
 def served_difference(client: roost.Client, version: Path, model: str) -> float:
     """The largest difference between the embeddings that training gave and those that the gateway gives."""
-    with np.load(version / "golden.npz", allow_pickle=False) as golden:
+    with np.load(version / artifact.GOLDEN, allow_pickle=False) as golden:
         pixels, expected = golden["pixels"], golden["embeddings"]
     images = []
     for image in pixels:

@@ -11,11 +11,10 @@ from tritonclient.grpc import model_config_pb2
 
 from roost import artifact, plugins
 from roost.errors import BadArtifact, BadSettings, MissingDependency, ParityFailed, UnknownPlugin
-from roost_export import formats, parity
+from roost_export import formats
 from roost_export.export import export
-from roost_export.formats import onnx as onnx_format
 from roost_serving import repository as served
-from roost_training import encoders, golden, onnx_embedder
+from roost_training import encoders
 
 
 def config_of(folder) -> model_config_pb2.ModelConfig:
@@ -70,12 +69,6 @@ def test_the_gateway_reads_what_export_wrote(exported, repository):
     (model,) = served.scan(repository)
     assert model.manifest == exported.manifest
     assert model.manifest.reference == "small@1"
-
-
-def test_training_export_and_gateway_agree_on_files_and_tolerance():
-    assert served.MODEL == onnx_format.FILE == onnx_embedder.FILE == artifact.MODEL
-    assert served.GOLDEN == golden.FILE == artifact.GOLDEN
-    assert served.TOLERANCE == parity.TOLERANCE == artifact.TOLERANCE
 
 
 def test_the_manifest_keeps_training_figures_and_adds_its_own(exported):

@@ -69,14 +69,14 @@ def cluster(
         BadSettings: k, the components or the rate do not suit the images.
     """
     folder, manifest = model_versions.latest(model_folder)
-    if onnx_embedder.FILE not in manifest.files:
+    if artifact.MODEL not in manifest.files:
         raise BadArtifact(
-            f"{folder} has no {onnx_embedder.FILE}, and clusters are fitted with ONNX Runtime; a TensorRT plan runs "
+            f"{folder} has no {artifact.MODEL}, and clusters are fitted with ONNX Runtime; a TensorRT plan runs "
             "only on the kind of device that it was built on. Run `roost export --format onnx` with another --name, "
             "and cluster that model.",
             path=folder,
         )
-    model = artifact.check_file(folder, manifest, onnx_embedder.FILE)
+    model = artifact.check_file(folder, manifest, artifact.MODEL)
     with tempfile.TemporaryDirectory(prefix="roost-") as temporary:
         found = data.load(
             images, side=manifest.input.resize, cache=cache or Path(temporary), progress=_stage(progress, "decode")

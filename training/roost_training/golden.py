@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
+from roost import artifact
 from roost_training.data import Images
 from roost_training.encoders import Embedder
 from roost_training.scores import embed
 
-FILE = "golden.npz"
 COUNT = 8
 
 
@@ -21,4 +21,4 @@ def write(folder: Path, embedder: Embedder, images: Images) -> None:
         images: At the encoder's size; the golden ones are spread evenly over them, fewer where there are fewer.
     """
     chosen = images.subset(np.linspace(0, len(images) - 1, min(COUNT, len(images))).round().astype(np.int64))
-    np.savez(folder / FILE, pixels=chosen.pixels, embeddings=embed(embedder, chosen).cpu().numpy())
+    np.savez(folder / artifact.GOLDEN, pixels=chosen.pixels, embeddings=embed(embedder, chosen).cpu().numpy())

@@ -11,7 +11,6 @@ from roost.errors import BadArtifact
 from roost.preprocess import centre
 from roost_training.data import Images
 
-FILE = "model.onnx"
 OUTPUT = "embedding"
 BATCH = 64
 

@@ -21,7 +21,7 @@ SETTINGS = "settings.json"
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 CHECKPOINT = "checkpoint"
-OWN = (SETTINGS, METRICS, TENSORBOARD, CHECKPOINT, artifact.MANIFEST, encoders.WEIGHTS, golden.FILE)
+OWN = (SETTINGS, METRICS, TENSORBOARD, CHECKPOINT, artifact.MANIFEST, encoders.WEIGHTS, artifact.GOLDEN)
 """What a run writes, and all that `overwrite` removes."""
 
 
@@ -109,7 +109,7 @@ def write_artifact(
     """Write the encoder's weights and golden images into the run folder, and the manifest last."""
     encoders.save(folder, embedder)
     golden.write(folder, embedder, golden_from)
-    return artifact.write(folder, manifest, files=[encoders.WEIGHTS, golden.FILE])
+    return artifact.write(folder, manifest, files=[encoders.WEIGHTS, artifact.GOLDEN])
 
 
 def _name_of(folder: Path) -> str:
