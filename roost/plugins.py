@@ -25,9 +25,18 @@ def load(package: ModuleType, name: str, *, kind: str) -> ModuleType:
     Raises:
         UnknownPlugin: No plug-in has that name.
     """
-    known = names(package)
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(known) or 'none'}."
-        raise UnknownPlugin(f"No {kind} called {name!r}. {hint}", kind=kind, name=name)
+    check(name, names(package), kind=kind)
     return importlib.import_module(f"{package.__name__}.{name}")
+
+
+def check(name: str, known: list[str], *, kind: str) -> None:
+    """Refuse a name that is not among those that are known, and say which is nearest.
+
+    Raises:
+        UnknownPlugin: It is not known.
+    """
+    if name in known:
+        return
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(known) or 'none'}."
+    raise UnknownPlugin(f"No {kind} called {name!r}. {hint}", kind=kind, name=name)

@@ -3,7 +3,6 @@
 `build` is a pure function of a name and an image size, so that export rebuilds from the manifest what training built.
 """
 
-import difflib
 import itertools
 from collections.abc import Callable
 from functools import partial
@@ -16,8 +15,9 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 from torchvision.models.vision_transformer import VisionTransformer
 
+from roost import plugins
 from roost.artifact import Manifest, check_file
-from roost.errors import BadArtifact, BadSettings, UnknownPlugin
+from roost.errors import BadArtifact, BadSettings
 
 WEIGHTS = "encoder.safetensors"
 WHITENING = "whitening."
@@ -44,10 +44,7 @@ def names() -> list[str]:
 
 def check(name: str) -> None:
     """Raise UnknownPlugin, with the nearest name, where no encoder has that name."""
-    if name not in _builders():
-        near = difflib.get_close_matches(name, names(), n=1)
-        hint = f"Did you mean {near[0]!r}?" if near else "There are: " + ", ".join(names()) + "."
-        raise UnknownPlugin(f"No encoder called {name!r}. {hint}", kind="encoder", name=name)
+    plugins.check(name, names(), kind="encoder")
 
 
 def build(name: str, *, image_size: int) -> tuple[nn.Module, int]:

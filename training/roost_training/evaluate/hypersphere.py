@@ -27,7 +27,7 @@ def alignment(za: Tensor | np.ndarray, zb: Tensor | np.ndarray, *, alpha: float 
     Raises:
         ValueError: Shapes that differ, or are not (n, dim) with n > 0.
     """
-    za, zb = _unit(za), _unit(zb)
+    za, zb = unit(za), unit(zb)
     if za.shape != zb.shape:
         raise ValueError(f"views of shapes {tuple(za.shape)} and {tuple(zb.shape)}")
     return (za - zb).norm(dim=1).pow(alpha).double().mean().item()
@@ -46,7 +46,7 @@ def uniformity(embeddings: Tensor | np.ndarray, *, t: float = 2.0) -> float:
     Raises:
         ValueError: Not (n, dim) with n >= 2.
     """
-    embeddings = _unit(embeddings)
+    embeddings = unit(embeddings)
     n = len(embeddings)
     if n < 2:
         raise ValueError("one embedding has no pairs; at least two are needed")
@@ -59,7 +59,8 @@ def uniformity(embeddings: Tensor | np.ndarray, *, t: float = 2.0) -> float:
     return math.log(total / (n * (n - 1)))
 
 
-def _unit(embeddings: Tensor | np.ndarray) -> Tensor:
+def unit(embeddings: Tensor | np.ndarray) -> Tensor:
+    """Embeddings scaled to unit length, float32 (n, dim); ValueError where the shape is another."""
     embeddings = torch.as_tensor(embeddings)
     if embeddings.ndim != 2 or not len(embeddings):
         raise ValueError(f"embeddings of shape {tuple(embeddings.shape)}; (n, dim) with n > 0 is needed")

@@ -6,7 +6,8 @@ Wu, Xiong, Yu, Lin, CVPR 2018, section 3.4, https://arxiv.org/abs/1805.01978
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
+
+from roost_training.evaluate.hypersphere import unit
 
 Array = Tensor | np.ndarray
 
@@ -52,9 +53,9 @@ def knn_predict(bank: Array, bank_labels: Array, queries: Array, *, k: int, temp
 
     The arguments are those of `knn_accuracy`. The work is done where the bank lies.
     """
-    bank = _unit(bank)
+    bank = unit(bank)
     labels = torch.as_tensor(bank_labels, device=bank.device).long()
-    queries = _unit(queries).to(bank.device)
+    queries = unit(queries).to(bank.device)
     _check(bank, labels, queries, k=k, temperature=temperature)
     classes = int(labels.max()) + 1
     chunk = max(1, MAX_SIMILARITIES // len(bank))
@@ -72,13 +73,6 @@ def _vote(similarity: Tensor, labels: Tensor, *, classes: int, k: int, temperatu
     weight = ((nearest - nearest[:, :1]) / temperature).exp()
     votes = weight.new_zeros(len(similarity), classes).scatter_add_(1, labels[index], weight)
     return votes.argmax(dim=1)
-
-
-def _unit(embeddings: Array) -> Tensor:
-    embeddings = torch.as_tensor(embeddings)
-    if embeddings.ndim != 2 or not len(embeddings):
-        raise ValueError(f"embeddings of shape {tuple(embeddings.shape)}; (n, dim) with n > 0 is needed")
-    return functional.normalize(embeddings.float(), dim=1)
 
 
 def _check(bank: Tensor, labels: Tensor, queries: Tensor, *, k: int, temperature: float) -> None:
