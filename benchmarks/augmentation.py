@@ -24,7 +24,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from roost import folder, preprocess
-from roost_training import augment
+from roost_training.views import augment
 
 MAX_IMAGES = 2048
 BATCH = 256

@@ -51,8 +51,9 @@ def train(
         "overwrite": overwrite or None,
     }
     with stage("training"):
-        from roost_training import distributed, loop
-        from roost_training.settings import TrainSettings
+        from roost_training.blocks import distributed
+        from roost_training.loop import training as loop
+        from roost_training.loop.settings import TrainSettings
 
         flags = to_settings(set_) | {key: value for key, value in named.items() if value is not None}
         settings = TrainSettings.load(flags=flags, file=config)
@@ -111,8 +112,8 @@ def cluster(
     Example: roost cluster model_repository/digits photos --k 10
     """
     with stage("training"):
-        from roost_training.cluster import FALSE_ALARM_RATE
-        from roost_training.cluster import cluster as run_cluster
+        from roost_training.clustering.cluster import FALSE_ALARM_RATE
+        from roost_training.clustering.cluster import cluster as run_cluster
 
         rate = FALSE_ALARM_RATE if false_alarm_rate is None else false_alarm_rate
         with bars.staged() as progress:

@@ -48,7 +48,7 @@ def _kind(section: str) -> "type[Settings]":
             return ServeSettings
     if section == "train":
         with stage("training"):
-            from roost_training.settings import TrainSettings
+            from roost_training.loop.settings import TrainSettings
 
             return TrainSettings
     raise BadSettings(f"No stage called {section!r} has settings. There are: serve, train.", section=section)

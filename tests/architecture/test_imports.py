@@ -26,8 +26,8 @@ def loaded(statement: str) -> set[str]:
         ("import roost_serving.backends.onnx", {"onnxruntime"}),
         ("import roost_serving.backends.triton", {"tritonclient", "grpc"}),
         ("import roost_serving.stores.edge", {"qdrant_client", "grpc"}),
-        ("import roost_training.loop", {"torch", "torchvision", "sklearn"}),
-        ("import roost_training.cluster", {"torch", "torchvision", "sklearn", "onnxruntime"}),
+        ("import roost_training.loop.training", {"torch", "torchvision", "sklearn"}),
+        ("import roost_training.clustering.cluster", {"torch", "torchvision", "sklearn", "onnxruntime"}),
         ("import roost_export.export", {"torch", "torchvision", "onnxruntime"}),
     ],
 )

@@ -14,7 +14,8 @@ from roost.v1 import gateway_pb2_grpc
 from roost_export.export import export
 from roost_serving.server import serving
 from roost_serving.settings import ServeSettings
-from roost_training import cluster, encoders
+from roost_training import encoders
+from roost_training.clustering import cluster
 
 SIZE = 32
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from roost_training.settings import TrainSettings
+from roost_training.loop.settings import TrainSettings
 
 
 @pytest.fixture(scope="session")

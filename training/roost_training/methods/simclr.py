@@ -10,8 +10,9 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
-from roost_training import distributed, methods
-from roost_training.heads import mlp
+from roost_training import methods
+from roost_training.blocks import distributed
+from roost_training.blocks.heads import mlp
 
 
 class Config(methods.Config):

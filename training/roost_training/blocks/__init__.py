@@ -1,0 +1,1 @@
+"""What methods are built from: heads, momentum copies, memories, patches, and talk between processes."""

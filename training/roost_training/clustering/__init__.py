@@ -1,0 +1,1 @@
+"""Clusters of an exported model's embeddings."""

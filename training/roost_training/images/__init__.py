@@ -1,0 +1,1 @@
+"""Images on disk: found, decoded once, kept, and drawn in batches."""

@@ -1,0 +1,122 @@
+"""A method, its optimiser and the device they run on: everything that one step of training changes."""
+
+from collections.abc import Iterable
+from typing import cast
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from roost.errors import BadData
+from roost_training import encoders, methods
+from roost_training.images.batches import Batch
+from roost_training.loop import optim
+from roost_training.loop.schedule import cosine
+from roost_training.loop.settings import TrainSettings
+from roost_training.loop.source import Source
+from roost_training.views import augment
+
+
+class Learner:
+    """What learns.
+
+    Args:
+        fabric: Launched.
+        settings: Of the run; they decide the first weights too.
+        images: What is learnt from.
+
+    Raises:
+        BadData: The method wants classes, and the folders name none.
+    """
+
+    def __init__(self, fabric: Fabric, settings: TrainSettings, images: Source) -> None:
+        self.fabric, self.settings = fabric, settings
+        self.batch = max(1, min(settings.batch, len(images.train)) // fabric.world_size)
+        """Images a step in this process."""
+        self.method, self.feature_dim = _build(fabric, settings)
+        if self.method.wants_labels and images.train.labels is None:
+            raise BadData(
+                f"The method {settings.method} learns from classes, and {settings.data} names none. "
+                "Sort its images into one subfolder a class.",
+                path=settings.data,
+                method=settings.method,
+            )
+        self.whiten = None if settings.whiten is None else min(settings.whiten, max(1, len(images.train) // 4))
+        """Dimensions that whitening keeps: components that few images decide are noise."""
+        self.method.prepare(images.train)
+        self._peak = optim.scaled_rate(
+            settings.optimiser, batch=self.batch * fabric.world_size, base=settings.learning_rate
+        )
+        self.optimiser = optim.build(
+            settings.optimiser,
+            self.method,
+            learning_rate=self._peak,
+            weight_decay=settings.weight_decay,
+            constant=self.method.constant_rate,
+        )
+        if settings.compile:
+            self.method.compile()
+        self._forward, self._stepper = fabric.setup(self.method, self.optimiser)
+        self._cuts = self.method.views(settings.views, settings.image_size)
+        self.embedder = encoders.Embedder(self.method.served, mean=images.mean, std=images.std).to(fabric.device)
+
+    def learning_rate(self, progress: float) -> float:
+        """The rate when `progress`, 0 to 1, of the training is done."""
+        return self._peak * cosine(progress, warmup=self.settings.warmup)
+
+    def step(self, batch: Batch, *, step: int, progress: float) -> dict[str, Tensor]:
+        """Learn from one batch.
+
+        Args:
+            batch: Images, on the device.
+            step: From 0. All that is random in a step is drawn from the run's seed, this number and the process's
+                rank, so that a resumed run draws the same.
+            progress: The share of the training that is done, 0 to 1.
+
+        Returns:
+            What the method returned, detached: `loss` and perhaps more scalars.
+        """
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.learning_rate(min(progress, self.settings.warmup) if group["constant"] else progress)
+        figures = self._forward(self.views(batch.pixels, step), **self._asked(batch))
+        self.fabric.backward(figures["loss"])
+        if self.settings.clip_norm is not None:
+            self.fabric.clip_gradients(
+                self._forward, self._stepper, max_norm=self.settings.clip_norm, error_if_nonfinite=False
+            )
+        self._stepper.step()
+        self.optimiser.zero_grad()
+        self.method.after_step(progress)
+        return {name: value.detach() for name, value in figures.items()}
+
+    def forget(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Drop what the optimiser keeps of parameters that were begun anew."""
+        for parameter in parameters:
+            self.optimiser.state.pop(parameter, None)
+
+    def views(self, pixels: Tensor, step: int) -> list[Tensor]:
+        """What the method is given of uint8 pixels (batch, side, side, 3) in a step."""
+        state = np.random.SeedSequence([self.settings.seed, step, self.fabric.global_rank]).generate_state(2, np.uint64)
+        torch.manual_seed(int(state[0]))
+        generator = torch.Generator().manual_seed(int(state[1]))
+        return [
+            augment.augment(pixels, cut.recipe, size=cut.size, generator=generator)
+            .sub_(self.embedder.mean)
+            .div_(self.embedder.std)
+            for cut in self._cuts
+        ]
+
+    def _asked(self, batch: Batch) -> dict[str, Tensor]:
+        asked = {"indices": batch.indices} if self.method.wants_indices else {}
+        return asked | ({"labels": batch.labels} if self.method.wants_labels and batch.labels is not None else {})
+
+
+def _build(fabric: Fabric, settings: TrainSettings) -> tuple[methods.Method, int]:
+    torch.manual_seed(settings.seed)
+    encoder, feature_dim = encoders.build(settings.encoder, image_size=settings.image_size)
+    config = methods.configure(settings.method, settings.method_settings)
+    method = methods.load(settings.method).Method(config, encoder, feature_dim)
+    if fabric.world_size > 1 and fabric.device.type == "cuda":
+        method = nn.SyncBatchNorm.convert_sync_batchnorm(method)
+    return cast(methods.Method, method.to(memory_format=torch.channels_last)), feature_dim

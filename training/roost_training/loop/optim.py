@@ -1,0 +1,108 @@
+"""Optimisers, and the learning rate that suits a batch."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+
+Name = Literal["adamw", "sgd", "lars"]
+
+RATES: dict[Name, float] = {"adamw": 2e-3, "sgd": 0.05, "lars": 0.3}
+"""Peak learning rate for 256 images a step: SGD's is SimSiam's, LARS' is SimCLR's."""
+
+
+def scaled_rate(name: Name, *, batch: int, base: float | None = None) -> float:
+    """The peak learning rate for a batch.
+
+    SGD and LARS scale with the batch (Goyal et al., 2017, https://arxiv.org/abs/1706.02677), AdamW with its square root
+    (Malladi et al., 2022, https://arxiv.org/abs/2205.10287).
+
+    Args:
+        name: The optimiser.
+        batch: Images a step, over all processes.
+        base: The rate for 256 images; the optimiser's own in `RATES` where None.
+    """
+    rate = RATES[name] if base is None else base
+    return rate * (batch / 256) ** (0.5 if name == "adamw" else 1.0)
+
+
+def build(
+    name: Name, module: nn.Module, *, learning_rate: float, weight_decay: float, constant: Sequence[str] = ()
+) -> Optimizer:
+    """An optimiser over a module's parameters; biases and norms do not decay.
+
+    Args:
+        name: `adamw`, or with momentum 0.9 `sgd` or `lars`.
+        module: What learns.
+        learning_rate: At the schedule's peak.
+        weight_decay: Decoupled for AdamW, part of the gradient for the others.
+        constant: Names of the module's children whose groups say `constant`: their rate does not fall.
+    """
+    groups: list[dict[str, Any]] = []
+    for is_constant in (False, True):
+        parameters = [
+            parameter
+            for path, parameter in module.named_parameters()
+            if parameter.requires_grad and (path.split(".")[0] in constant) is is_constant
+        ]
+        for matrices in (True, False):
+            chosen = [parameter for parameter in parameters if (parameter.ndim > 1) is matrices]
+            decay = weight_decay if matrices else 0.0
+            groups.append({"params": chosen, "weight_decay": decay, "constant": is_constant})
+    groups = [group for group in groups if group["params"]]
+    if name == "adamw":
+        return AdamW(groups, lr=learning_rate)
+    if name == "sgd":
+        return SGD(groups, lr=learning_rate, momentum=0.9)
+    return Lars(groups, lr=learning_rate, momentum=0.9)
+
+
+class Lars(Optimizer):
+    """SGD with momentum whose step for each matrix follows the ratio of its weights' norm to its gradient's.
+
+    You, Gitman, Ginsburg, 2017, https://arxiv.org/abs/1708.03888, algorithm 1. As in SimCLR's code, parameters
+    that do not decay (biases, norms) take plain momentum steps.
+
+    Args:
+        params: Parameters or groups.
+        lr: Learning rate; >= 0.
+        momentum: 0 to 1.
+        weight_decay: Added to the gradient; 0 marks a group that is not adapted.
+        trust: The ratio's coefficient, eta in the paper.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        *,
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust: float = 1e-3,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Move every parameter that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._move(parameter, parameter.grad, group)
+        return loss
+
+    def _move(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        if group["weight_decay"]:
+            gradient = gradient.add(parameter, alpha=group["weight_decay"])
+            weight_norm, gradient_norm = parameter.norm(), gradient.norm()
+            ratio = group["trust"] * weight_norm / gradient_norm
+            gradient = gradient * torch.where((weight_norm > 0) & (gradient_norm > 0), ratio, 1.0)
+        velocity = self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+        velocity.mul_(group["momentum"]).add_(gradient)
+        parameter.add_(velocity, alpha=-group["lr"])

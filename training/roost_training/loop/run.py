@@ -1,0 +1,128 @@
+"""The run folder: settings, metrics, checkpoint and, when training is done, the artifact."""
+
+import json
+import math
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from roost import artifact
+from roost.errors import BadSettings
+from roost_training import encoders
+from roost_training.encoders import Embedder
+from roost_training.images.data import Images
+from roost_training.loop import golden, pictures
+from roost_training.loop.settings import TrainSettings
+from roost_training.loop.source import Source
+
+SETTINGS = "settings.json"
+METRICS = "metrics.jsonl"
+TENSORBOARD = "tensorboard"
+CHECKPOINT = "checkpoint"
+OWN = (
+    SETTINGS,
+    METRICS,
+    TENSORBOARD,
+    CHECKPOINT,
+    pictures.FOLDER,
+    artifact.MANIFEST,
+    encoders.WEIGHTS,
+    artifact.GOLDEN,
+)
+"""What a run writes, and all that `overwrite` removes."""
+
+
+def prepare(settings: TrainSettings) -> None:
+    """Make the run folder ready, and write the settings into it; a resumed run keeps those that it has.
+
+    Raises:
+        BadSettings: The folder is not empty and neither `resume` nor `overwrite` is set, or is no run's.
+    """
+    folder = settings.out
+    if folder.exists() and not folder.is_dir():
+        raise BadSettings(f"{folder} is a file. Give a folder for the run.", out=folder)
+    present = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if present and SETTINGS not in present:
+        raise BadSettings(f"{folder} has files of something else. Give a new folder for the run.", out=folder)
+    if present and not (settings.resume or settings.overwrite):
+        raise BadSettings(
+            f"{folder} has a run already. Go on with it by --resume, or start over by --overwrite.", out=folder
+        )
+    if settings.overwrite:
+        for name in OWN:
+            path = folder / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    (folder / CHECKPOINT).mkdir(parents=True, exist_ok=True)
+    if not (folder / SETTINGS).exists():
+        artifact.replace_bytes(folder / SETTINGS, (settings.model_dump_json(indent=2) + "\n").encode())
+
+
+class Metrics:
+    """metrics.jsonl and TensorBoard events, one record a line.
+
+    Args:
+        folder: The run's.
+        size: Bytes of metrics.jsonl to keep: what was written after a checkpoint is written again from there.
+        step: From which TensorBoard's events are dropped likewise.
+    """
+
+    def __init__(self, folder: Path, *, size: int = 0, step: int = 0) -> None:
+        path = folder / METRICS
+        path.touch()
+        self._stream = path.open("r+", encoding="utf-8")
+        self._stream.truncate(size)
+        self._stream.seek(0, 2)
+        self._board = SummaryWriter(folder / TENSORBOARD, purge_step=step)
+
+    def write(self, kind: str, record: Mapping[str, float]) -> None:
+        """Append a record of a kind, `step` or `epoch`; what is not finite is null in JSON."""
+        line = {key: value if math.isfinite(value) else None for key, value in record.items()}
+        self._stream.write(json.dumps({"kind": kind, **line}) + "\n")
+        for key, value in record.items():
+            if key not in ("epoch", "step"):
+                self._board.add_scalar(f"{kind}/{key}", value, record["step"])
+
+    def flush(self) -> int:
+        """Write out what is buffered; returns the bytes of metrics.jsonl."""
+        self._stream.flush()
+        self._board.flush()
+        return self._stream.tell()
+
+    def close(self) -> None:
+        """Write out what is buffered and close both."""
+        self._stream.close()
+        self._board.close()
+
+
+def manifest(settings: TrainSettings, images: Source, *, quality: dict[str, float], dim: int) -> artifact.Manifest:
+    """What a finished run says about its encoder."""
+    size = settings.image_size
+    return artifact.Manifest(
+        name=settings.name or _name_of(settings.out),
+        method=settings.method,
+        encoder=settings.encoder,
+        input=artifact.Input(size=size, resize=size, mean=images.mean, std=images.std),
+        dim=dim,
+        data=artifact.Data(
+            fingerprint=images.train.fingerprint, images=len(images.train), classes=len(images.train.classes)
+        ),
+        quality=quality,
+    )
+
+
+def write_artifact(
+    folder: Path, manifest: artifact.Manifest, *, embedder: Embedder, golden_from: Images
+) -> artifact.Manifest:
+    """Write the encoder's weights and golden images into the run folder, and the manifest last."""
+    encoders.save(folder, embedder)
+    golden.write(folder, embedder, golden_from)
+    return artifact.write(folder, manifest, files=[encoders.WEIGHTS, artifact.GOLDEN])
+
+
+def _name_of(folder: Path) -> str:
+    """A folder's name as a model's."""
+    name = re.sub(r"[^a-z0-9._-]+", "-", folder.resolve().name.lower()).strip("-._")
+    return name[:64] or "encoder"

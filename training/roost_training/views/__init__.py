@@ -1,0 +1,1 @@
+"""Random views of images: what may be changed, the drawing of it, and the changes."""
