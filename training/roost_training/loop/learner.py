@@ -44,6 +44,7 @@ class Learner:
             )
         self.whiten = None if settings.whiten is None else min(settings.whiten, max(1, len(images.train) // 4))
         """Dimensions that whitening keeps: components that few images decide are noise."""
+        self.method.mean, self.method.std = images.mean, images.std
         self.method.prepare(images.train)
         self._peak = optim.scaled_rate(
             settings.optimiser, batch=self.batch * fabric.world_size, base=settings.learning_rate

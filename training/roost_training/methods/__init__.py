@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
-from roost import plugins
+from roost import artifact, plugins
 from roost.errors import BadSettings
 from roost_training.images.data import Images
 from roost_training.views.recipe import Recipe, View
@@ -44,6 +44,9 @@ class Method(nn.Module):
     wants_indices: ClassVar[bool] = False
     constant_rate: ClassVar[tuple[str, ...]] = ()
     """Modules, by attribute, whose learning rate warms up with the others but does not fall."""
+    mean: artifact.Channel = (0.5, 0.5, 0.5)
+    """Of pixels scaled to 0..1, by which views are normalised; the loop sets it and `std` to the images' own."""
+    std: artifact.Channel = (0.29, 0.29, 0.29)
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()

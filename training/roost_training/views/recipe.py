@@ -54,6 +54,10 @@ class Recipe(BaseModel):
     solarise_threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Channels that reach it are inverted, of 0..1."""
 
+    def true_colours(self) -> "Recipe":
+        """The same crops and turns, and no other change: for methods that must give the pixels back."""
+        return self.model_copy(update={"jitter": 0.0, "grey": 0.0, "blur": 0.0, "solarise": 0.0})
+
     @model_validator(mode="after")
     def _ranges_ascend(self) -> "Recipe":
         for name in ("crop_scale", "crop_ratio", "blur_sigma"):
