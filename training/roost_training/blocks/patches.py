@@ -6,8 +6,11 @@ Efros, ICCV 2015, https://arxiv.org/abs/1505.05192, section 3.1; Noroozi and Fav
 https://arxiv.org/abs/1603.09246, section 4.2). What is random is drawn from torch's global generator.
 """
 
+import math
+
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 NOISE = 0.01
 """Standard deviation of what stands in for a dropped channel, in those of the channel that is left."""
@@ -111,3 +114,18 @@ def standardise(patches: Tensor) -> Tensor:
     """
     variance, mean = torch.var_mean(patches, (-2, -1), correction=0, keepdim=True)
     return (patches - mean) / (variance + 1e-5).sqrt()
+
+
+def tile(patches: Tensor, *, gap: int = 1) -> Tensor:
+    """Lay each image's patches side by side, to be looked at.
+
+    Args:
+        patches: Shape (n, k * k, channels, side, side), counted by rows.
+        gap: Pixels of 0 after every patch.
+
+    Returns:
+        Shape (n, channels, k * (side + gap), k * (side + gap)).
+    """
+    k = math.isqrt(patches.shape[1])
+    framed = functional.pad(patches, (0, gap, 0, gap)).unflatten(1, (k, k))
+    return framed.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
