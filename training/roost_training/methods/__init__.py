@@ -40,8 +40,8 @@ class Method(nn.Module):
 
     needs: ClassVar[type[nn.Module]] = nn.Module
     """The kind of encoder that the method can train: any, `encoders.Encoder` for its maps, or `encoders.ViT`."""
-    wants_labels: ClassVar[bool] = False
-    wants_indices: ClassVar[bool] = False
+    wants_labels: bool = False
+    wants_indices: bool = False
     constant_rate: ClassVar[tuple[str, ...]] = ()
     """Modules, by attribute, whose learning rate warms up with the others but does not fall."""
     mean: artifact.Channel = (0.5, 0.5, 0.5)
