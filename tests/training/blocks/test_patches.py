@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import nn
 
 from roost_training.blocks import patches
 
@@ -26,21 +27,22 @@ def test_a_patch_is_the_slice_of_its_image_at_its_place():
 
 def test_a_grid_of_whole_cells_puts_the_image_together_again():
     images = counted()
-    found = patches.jittered_grid(images, grid=3, side=4)
+    found = patches.jittered_grid(images, grid=3, share=1.0)
     rows = [torch.cat(list(found[1, 3 * row : 3 * row + 3]), dim=2) for row in range(3)]
     assert torch.equal(torch.cat(rows, dim=1), images[1])
 
 
 def test_every_patch_lies_within_its_cell_and_at_every_place_of_it():
     torch.manual_seed(0)
-    first = patches.jittered_grid(counted(200), grid=2, side=4)[:, :, 0, 0, 0]  # of cells of 6 pixels
+    first = patches.jittered_grid(counted(200), grid=2, share=4 / 6)[:, :, 0, 0, 0]  # of cells of 6 pixels
     for cell, corner in enumerate([0, 6, 600, 606]):
         assert set(first[:, cell].tolist()) == {corner + 100 * down + right for down in range(3) for right in range(3)}
 
 
-def test_a_patch_larger_than_its_cell_is_refused():
-    with pytest.raises(ValueError, match="patches of 5 pixels do not fit cells of 4"):
-        patches.jittered_grid(counted(), grid=3, side=5)
+@pytest.mark.parametrize(("grid", "share"), [(3, 1.2), (3, 0.0), (13, 0.5)])
+def test_patches_that_no_cell_holds_are_refused(grid, share):
+    with pytest.raises(ValueError, match=f"patches of {share} cells"):
+        patches.jittered_grid(counted(), grid=grid, share=share)
 
 
 def test_overlapping_patches_begin_a_stride_apart():
@@ -94,6 +96,20 @@ def test_a_flat_patch_becomes_nought():
 def test_the_same_seed_cuts_the_same_patches():
     images = noise(4, 3, 16, 16)
     torch.manual_seed(5)
-    first = patches.jittered_grid(images, grid=3, side=3)
+    first = patches.jittered_grid(images, grid=3, share=0.6)
     torch.manual_seed(5)
-    assert torch.equal(patches.jittered_grid(images, grid=3, side=3), first)
+    assert torch.equal(patches.jittered_grid(images, grid=3, share=0.6), first)
+
+
+def test_tiles_lie_as_their_numbers_count():
+    numbered = torch.arange(9.0).view(1, 9, 1, 1, 1).expand(1, 9, 3, 2, 2)
+    picture = patches.tile(numbered)
+    assert picture.shape == (1, 3, 9, 9)
+    assert picture[0, 0, ::3, ::3].tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    assert not picture[:, :, 2::3].any()
+
+
+def test_patches_pass_the_encoder_as_one_batch_and_keep_their_places():
+    images = noise(2, 4, 3, 5, 5)
+    found = patches.encode(nn.AdaptiveAvgPool2d(1), images).flatten(2)
+    assert torch.allclose(found, images.mean((3, 4)))

@@ -9,7 +9,7 @@ https://arxiv.org/abs/1603.09246, section 4.2). What is random is drawn from tor
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 NOISE = 0.01
@@ -32,23 +32,24 @@ def cut(images: Tensor, places: Tensor, *, side: int) -> Tensor:
     return windows[own, :, places[..., 0], places[..., 1]]
 
 
-def jittered_grid(images: Tensor, *, grid: int, side: int) -> Tensor:
+def jittered_grid(images: Tensor, *, grid: int, share: float) -> Tensor:
     """Cut each image into grid x grid cells, and a patch from a random place within each cell.
 
     Args:
         images: Shape (n, channels, size, size). Pixels beyond grid whole cells are left out.
         grid: Cells along an axis.
-        side: Of a patch, in pixels. Neighbours are size // grid - side pixels apart in the mean.
+        share: Side of a patch as a share of its cell's, up to 1. The rest is the mean gap between neighbours.
 
     Returns:
         Shape (n, grid * grid, channels, side, side), the cells counted by rows.
 
     Raises:
-        ValueError: A patch larger than a cell.
+        ValueError: Cells without a pixel, or a share beyond 0..1.
     """
     cell = images.shape[-1] // grid
-    if not 0 < side <= cell:
-        raise ValueError(f"patches of {side} pixels do not fit cells of {cell}")
+    if not cell or not 0 < share <= 1:
+        raise ValueError(f"patches of {share} cells of {cell} pixels; 0 to 1 are possible, of 1 pixel or more")
+    side = max(1, round(share * cell))
     first = torch.arange(grid, device=images.device) * cell
     corners = torch.cartesian_prod(first, first)
     jitter = torch.randint(cell - side + 1, (len(images), grid * grid, 2), device=images.device)
@@ -72,6 +73,19 @@ def overlapping_grid(images: Tensor, *, side: int, stride: int) -> Tensor:
     if not 0 < side <= min(images.shape[2:]):
         raise ValueError(f"patches of {side} pixels do not fit images of {images.shape[2]} x {images.shape[3]}")
     return images.unfold(2, side, stride).unfold(3, side, stride).permute(0, 2, 3, 1, 4, 5)
+
+
+def encode(encoder: nn.Module, patches: Tensor) -> Tensor:
+    """Features of patches, which all pass the same encoder as one batch.
+
+    Args:
+        encoder: Maps images (batch, channels, side, side) to features (batch, dim).
+        patches: Shape (n, k, channels, side, side).
+
+    Returns:
+        Shape (n, k, dim).
+    """
+    return encoder(patches.flatten(0, 1)).unflatten(0, patches.shape[:2])
 
 
 def drop_colours(patches: Tensor, *, chance: float) -> Tensor:

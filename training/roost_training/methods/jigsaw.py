@@ -56,7 +56,7 @@ class Method(methods.Method):
     def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor]:
         """The loss over one view (batch, 3, size, size)."""
         pieces, order = self.puzzle.shuffle(self.puzzle.cut(views[0]))
-        logits = self.puzzle(encode(self.encoder, pieces))
+        logits = self.puzzle(patches.encode(self.encoder, pieces))
         return {
             "loss": functional.cross_entropy(logits.float(), order),
             "solved": (logits.argmax(1) == order).float().mean(),
@@ -65,7 +65,7 @@ class Method(methods.Method):
     def pictures(self, views: Sequence[Tensor]) -> dict[str, Tensor]:
         """The puzzles as the encoder sees them, and as it solves them."""
         pieces, _ = self.puzzle.shuffle(self.puzzle.cut(views[0]))
-        found = self.puzzle(encode(self.encoder, pieces)).argmax(1)
+        found = self.puzzle(patches.encode(self.encoder, pieces)).argmax(1)
         return {"puzzles": patches.tile(pieces), "solved": patches.tile(self.puzzle.restore(pieces, found))}
 
 
@@ -83,8 +83,7 @@ class Puzzle(nn.Module):
 
     def cut(self, images: Tensor) -> Tensor:
         """The pieces of images (n, 3, size, size) by rows, shape (n, 9, 3, side, side), ready for the encoder."""
-        side = max(1, round(self.config.piece * (images.shape[-1] // GRID)))
-        pieces = patches.jittered_grid(images, grid=GRID, side=side)
+        pieces = patches.jittered_grid(images, grid=GRID, share=self.config.piece)
         pieces = patches.drop_saturation(pieces, chance=self.config.grey)
         return patches.standardise(pieces) if self.config.standardise else pieces
 
@@ -108,11 +107,6 @@ class Puzzle(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Logits (n, permutations) of the orders, from features (n, 9, feature_dim) of shuffled pieces."""
         return self.head(self.reduce(features).flatten(1))
-
-
-def encode(encoder: nn.Module, pieces: Tensor) -> Tensor:
-    """Features (n, k, feature_dim) of pieces (n, k, 3, side, side), which all pass the same encoder."""
-    return encoder(pieces.flatten(0, 1)).unflatten(0, pieces.shape[:2])
 
 
 def _rows(pieces: Tensor) -> Tensor:
