@@ -11,6 +11,9 @@ from torch.nn import functional
 
 from roost import artifact
 from roost.errors import TrainingFailed
+from roost_training import methods
+from roost_training.evaluate import embedding
+from roost_training.evaluate.embedding import embed, features
 from roost_training.images import batches, data
 from roost_training.loop import checkpoint, devices, pictures, run, scores, source
 from roost_training.loop.learner import Learner
@@ -116,7 +119,7 @@ class _Loop:
         }
         dim = self.learner.feature_dim if whiten is None else whiten
         manifest = run.manifest(self.settings, self.images, quality=figures | spent, dim=dim)
-        figures = self.learner.method.figures(scores.embed(self.learner.embedder, self.images.plain))
+        figures = self.learner.method.figures(embed(embedder, self.images.plain), self._held_out())
         manifest = manifest.model_copy(update={"quality": manifest.quality | figures})
         if self.fabric.is_global_zero:
             pictures.write(self.settings.out, self._pictures(), mean=self.images.mean, std=self.images.std)
@@ -125,11 +128,28 @@ class _Loop:
             )
         return self.fabric.broadcast(manifest)
 
+    def _held_out(self) -> methods.HeldOut:
+        embedder, images = self.learner.embedder, self.images.held_out
+        labels = None if images.labels is None else torch.from_numpy(images.labels)
+        return methods.HeldOut(embed(embedder, images), labels, views=self._embedded_views)
+
+    @torch.inference_mode()
+    def _embedded_views(self) -> list[Tensor]:
+        embedder = self.learner.embedder.eval()
+        parts = [
+            [embedding.served(embedder, embedder.encoder(view).float()) for view in self._views(pixels, step)]
+            for step, pixels in enumerate(embedding.batches(self.images.held_out))
+        ]
+        return [torch.cat(view) for view in zip(*parts, strict=True)]
+
     @torch.no_grad()
     def _pictures(self) -> dict[str, Tensor]:
         chosen = np.arange(min(pictures.IMAGES, len(self.images.held_out)))
-        pixels = torch.from_numpy(self.images.held_out.gather(chosen)).to(self.fabric.device)
-        return dict(self.learner.method.eval().pictures(self.learner.views(pixels, 0)))
+        pixels = torch.from_numpy(self.images.held_out.gather(chosen))
+        return dict(self.learner.method.eval().pictures(self._views(pixels, 0)))
+
+    def _views(self, pixels: Tensor, step: int) -> list[Tensor]:
+        return self.learner.views(pixels.to(self.fabric.device), step)
 
     def _begin(self) -> checkpoint.Position:
         if self.settings.resume and checkpoint.path_in(self.settings.out).exists():
@@ -166,7 +186,7 @@ class _Loop:
         self._end_epoch(meter)
 
     def _features(self) -> Tensor:
-        return functional.normalize(scores.features(self.learner.embedder, self.images.plain), dim=1)
+        return functional.normalize(features(self.learner.embedder, self.images.plain), dim=1)
 
     def _look_at_clock(self, interruption: Interruption) -> None:
         self.progress, self.stop = self.clock.progress(self.position.step), interruption.requested

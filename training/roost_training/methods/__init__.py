@@ -6,6 +6,7 @@ keeps the encoder and turns views into a loss. The loop owns the optimiser, prec
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -23,6 +24,17 @@ class Config(BaseModel):
     """A method's settings; unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Images that were not trained on, as the finished encoder serves them: unit length, shape (images, dim)."""
+
+    embeddings: Tensor
+    labels: Tensor | None
+    """Their classes, int64 (images,), where the folders name some."""
+    views: Callable[[], list[Tensor]]
+    """Gives the embeddings of their views, made as for `forward`. It costs a pass over these images for each view."""
 
 
 class Method(nn.Module):
@@ -110,11 +122,12 @@ class Method(nn.Module):
             progress: The share of training that is done, 0 to 1.
         """
 
-    def figures(self, embeddings: Tensor) -> dict[str, float]:
+    def figures(self, embeddings: Tensor, held_out: HeldOut) -> dict[str, float]:
         """Figures of the method's own for the manifest, such as a threshold, when training is done.
 
         Args:
             embeddings: Of every training image, as they will be served: unit length, shape (images, dim).
+            held_out: What no weight was fitted to.
         """
         return {}
 
