@@ -1,4 +1,4 @@
-"""What an embedding is worth: neighbours, a linear probe, partitions, spectrum, and the hypersphere.
+"""What an embedding is worth: neighbours, retrieval, a linear probe, partitions, spectrum, and the hypersphere.
 
 Every measure has its defaults in its signature and nowhere else; `settings_of` reads them there, so that a
 figure can be printed beside what it was measured with.
@@ -15,7 +15,11 @@ from roost_training.evaluate.partitions import Agreement as Agreement
 from roost_training.evaluate.partitions import agreement as agreement
 from roost_training.evaluate.probe import Probe as Probe
 from roost_training.evaluate.probe import linear_probe as linear_probe
+from roost_training.evaluate.retrieval import Retrieval as Retrieval
+from roost_training.evaluate.retrieval import retrieval as retrieval
+from roost_training.evaluate.spectrum import feature_std as feature_std
 from roost_training.evaluate.spectrum import rankme as rankme
+from roost_training.evaluate.spectrum import signs_of_collapse as signs_of_collapse
 
 
 def settings_of(measure: Callable[..., object], **given: object) -> dict[str, object]:

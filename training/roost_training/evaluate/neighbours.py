@@ -53,10 +53,9 @@ def knn_predict(bank: Array, bank_labels: Array, queries: Array, *, k: int, temp
 
     The arguments are those of `knn_accuracy`. The work is done where the bank lies.
     """
-    bank = unit(bank)
-    labels = torch.as_tensor(bank_labels, device=bank.device).long()
-    queries = unit(queries).to(bank.device)
-    _check(bank, labels, queries, k=k, temperature=temperature)
+    bank, labels, queries = comparable(bank, bank_labels, queries)
+    if k < 1 or not temperature > 0:
+        raise ValueError(f"k = {k} and temperature = {temperature}; both must be positive")
     classes = int(labels.max()) + 1
     chunk = max(1, MAX_SIMILARITIES // len(bank))
     return torch.cat(
@@ -75,12 +74,19 @@ def _vote(similarity: Tensor, labels: Tensor, *, classes: int, k: int, temperatu
     return votes.argmax(dim=1)
 
 
-def _check(bank: Tensor, labels: Tensor, queries: Tensor, *, k: int, temperature: float) -> None:
+def comparable(bank: Array, bank_labels: Array, queries: Array) -> tuple[Tensor, Tensor, Tensor]:
+    """A bank and queries at unit length, and the bank's labels as int64, all where the bank lies.
+
+    Raises:
+        ValueError: Shapes that do not fit, nothing to compare, or a negative label.
+    """
+    bank = unit(bank)
+    labels = torch.as_tensor(bank_labels, device=bank.device).long()
+    queries = unit(queries).to(bank.device)
     if labels.shape != bank.shape[:1]:
         raise ValueError(f"{tuple(labels.shape)} labels for {len(bank)} embeddings")
     if labels.min() < 0:
         raise ValueError("a label is negative; classes count from 0")
     if queries.shape[1] != bank.shape[1]:
         raise ValueError(f"queries of {queries.shape[1]} dimensions, a bank of {bank.shape[1]}")
-    if k < 1 or not temperature > 0:
-        raise ValueError(f"k = {k} and temperature = {temperature}; both must be positive")
+    return bank, labels, queries

@@ -1,10 +1,23 @@
-"""How many dimensions an embedding really uses."""
+"""How many dimensions an embedding really uses, and whether it spreads at all."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from roost_training.evaluate.hypersphere import unit
+
 EPSILON = 1e-7  # the paper's, for float32
+MAX_IMAGES = 5_000
+
+
+def signs_of_collapse(features: Tensor) -> dict[str, float]:
+    """`rankme` and `feature_std` of an encoder's features, shape (n, dim), at unit length.
+
+    Of more than 5,000 images every second, third and so on counts. They are taken before any whitening, which would
+    hide a collapse.
+    """
+    some = unit(features[:: -(-len(features) // MAX_IMAGES)])
+    return {"rankme": rankme(some), "feature_std": feature_std(some)}
 
 
 def rankme(embeddings: Tensor | np.ndarray) -> float:
@@ -33,3 +46,22 @@ def rankme(embeddings: Tensor | np.ndarray) -> float:
     singular = torch.linalg.eigvalsh(tall.T @ tall).clamp_min(0).sqrt()
     share = singular / singular.sum().clamp_min(torch.finfo(torch.float64).tiny) + EPSILON
     return (-(share * share.log()).sum()).exp().item()
+
+
+def feature_std(embeddings: Tensor | np.ndarray) -> float:
+    """The standard deviation of unit-length embeddings, averaged over dimensions, times the root of their number.
+
+    The sign of collapse in SimSiam (Chen and He, CVPR 2021, section 4.1, https://arxiv.org/abs/2011.10566), which
+    plots it without the root.
+
+    Args:
+        embeddings: Shape (n, dim), of any length.
+
+    Returns:
+        0 where all embeddings are one direction; about 1 where they point everywhere alike.
+
+    Raises:
+        ValueError: Not (n, dim) with n > 0.
+    """
+    embeddings = unit(embeddings)
+    return embeddings.double().std(dim=0, correction=0).mean().item() * embeddings.shape[1] ** 0.5

@@ -6,8 +6,8 @@ import numpy as np
 
 from roost import artifact
 from roost_training.encoders import Embedder
+from roost_training.evaluate.embedding import embed
 from roost_training.images.data import Images
-from roost_training.loop.scores import embed
 
 COUNT = 8
 
