@@ -64,7 +64,7 @@ def batch_hard(z: Tensor, names: Tensor, *, margin: float | None) -> Tensor:
             the soft margin.
 
     Returns:
-        A scalar >= 0. Where every row is the same it is the margin, or log 2 with the soft one; 0 where all have one name.
+        A scalar >= 0. Where every row is the same it is the margin, or log 2 with the soft one; where no row counts, 0.
 
     Raises:
         ValueError: A margin that is not positive.
