@@ -70,10 +70,23 @@ class Method(methods.Method):
         return self.classifier(pairs.flatten(0, 1)).unflatten(0, pairs.shape[:2])
 
     def pictures(self, views: Sequence[Tensor]) -> dict[str, Tensor]:
-        """The patches as the encoder sees them, and on each side the neighbour that is likeliest to lie there."""
+        """The patches as the encoder sees them, and as the classifier arranges them."""
         found = self.cut(views[0])
-        arranged = found.clone()
-        likeliest = self.logits(found).softmax(2).argmax(1)  # (n, 8): of the neighbours, for each side
-        rows = torch.arange(len(found), device=found.device)[:, None]
-        arranged[:, SIDES] = found[:, SIDES][rows, likeliest]
-        return {"patches": patches.tile(found), "arranged": patches.tile(arranged)}
+        return {"patches": patches.tile(found), "arranged": patches.tile(arrange(found, self.logits(found)))}
+
+
+def arrange(found: Tensor, logits: Tensor) -> Tensor:
+    """On each side of the centre, the neighbour that is likeliest to lie there.
+
+    Args:
+        found: Patches by rows, shape (n, 9, 3, side, side).
+        logits: Of each neighbour's sides, shape (n, 8, 8).
+
+    Returns:
+        Patches, likewise; a neighbour may stand on several sides, or on none.
+    """
+    likeliest = logits.softmax(2).argmax(1)
+    rows = torch.arange(len(found), device=found.device)[:, None]
+    arranged = found.clone()
+    arranged[:, SIDES] = found[:, SIDES][rows, likeliest]
+    return arranged
