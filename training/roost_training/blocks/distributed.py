@@ -12,6 +12,11 @@ def rank() -> int:
     return distributed.get_rank() if _together() else 0
 
 
+def world() -> int:
+    """How many processes train together; 1 where there is this one only."""
+    return distributed.get_world_size() if _together() else 1
+
+
 def gather(rows: Tensor) -> Tensor:
     """The rows of every process, each rank's below the one before, with gradients for all.
 
@@ -23,6 +28,14 @@ def gather(rows: Tensor) -> Tensor:
         DistributedDataParallel divides by the number of processes.
     """
     return _Gather.apply(rows) if _together() else rows  # pyright: ignore[reportReturnType]
+
+
+def broadcast(tensor: Tensor) -> Tensor:
+    """The first process's tensor, in every process; all give one of the same shape and type."""
+    if _together():
+        tensor = tensor.contiguous().clone()
+        distributed.broadcast(tensor, src=0)
+    return tensor
 
 
 def _together() -> bool:
