@@ -12,6 +12,7 @@ from roost.errors import BadSettings
 from roost_training.encoders.encoder import Encoder
 
 SHAPES = {  # (patch, layers, heads, width); tiny and small are those of DeiT, https://arxiv.org/abs/2012.12877, table 1
+    "vit_xti_16": (16, 6, 4, 128),  # ours: 1.2 million parameters, for CPUs
     "vit_ti_16": (16, 12, 3, 192),
     "vit_s_16": (16, 12, 6, 384),
     "vit_b_16": (16, 12, 12, 768),
