@@ -7,6 +7,7 @@ random is drawn from torch's global generator.
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -23,6 +24,8 @@ CONTRAST = (0.5, 2.0)
 """Of each principal component of the colours."""
 POWER, FACTOR, SHIFT = (0.25, 4.0), (0.7, 1.4), 0.1
 """Of saturation and of value."""
+LEAST_CHROMA = 1 / 255
+"""What differs less between its channels is grey: it has no hue for a saturation to show."""
 CANDIDATES = 16
 """Squares of an image among which its seed is drawn."""
 
@@ -53,69 +56,99 @@ def draw_seeds(planes: Tensor, *, smallest: float) -> Tensor:
     return torch.cat([part.gather(1, chosen) for part in (*centre, half)], dim=1)
 
 
-def cut(planes: Tensor, boxes: Tensor, *, size: int, rotation_degrees: float) -> Tensor:
-    """Cut squares out of images, each moved, scaled and turned by chance; beyond an image its border goes on.
+@dataclass(frozen=True)
+class Changes:
+    """What is done to each of n patches, float32."""
+
+    angle: Tensor
+    """Of a turn, in radians, shape (n,)."""
+    scale: Tensor
+    """How much larger things look, shape (n,)."""
+    move: Tensor
+    """Right and down, in sides of the patch, shape (n, 2)."""
+    contrast: Tensor
+    """Factors of the three principal components of the colours, shape (n, 3)."""
+    saturation: Tensor
+    """A power that it is raised to, then a factor, then what is added: shape (n, 3)."""
+    value: Tensor
+    """Likewise."""
+    hue: Tensor
+    """In turns, shape (n,)."""
+
+
+def draw_changes(n: int, *, rotation_degrees: float, device: torch.device) -> Changes:
+    """Draw what is done to n patches, each turned by up to `rotation_degrees`, either way."""
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand((n, *shape), device=device)
+
+    def log_uniform(low: float, high: float, *shape: int) -> Tensor:
+        return uniform(math.log(low), math.log(high), *shape).exp()
+
+    def curve() -> Tensor:
+        return torch.stack([log_uniform(*POWER), uniform(*FACTOR), uniform(-SHIFT, SHIFT)], dim=1)
+
+    return Changes(
+        angle=uniform(-rotation_degrees, rotation_degrees).deg2rad(),
+        scale=log_uniform(*SCALE),
+        move=uniform(-TRANSLATION, TRANSLATION, 2),
+        contrast=log_uniform(*CONTRAST, 3),
+        saturation=curve(),
+        value=curve(),
+        hue=uniform(-HUE, HUE),
+    )
+
+
+def cut(planes: Tensor, boxes: Tensor, changes: Changes, *, size: int) -> Tensor:
+    """Cut squares out of images, moved, scaled and turned; beyond an image its border goes on.
 
     Args:
         planes: The images.
         boxes: One square in each.
+        changes: What is done to each.
         size: Side of the patches, in pixels.
-        rotation_degrees: Turn by up to this, either way.
 
     Returns:
         Patches, shape (3, n, size, size).
     """
-    n, device = len(boxes), boxes.device
     half = boxes[:, 2]
-    angle = _uniform(n, -rotation_degrees, rotation_degrees, device=device).deg2rad()
-    # An object that looks larger is one that is seen through a smaller square.
-    reach = half / _log_uniform(n, *SCALE, device=device)
-    cos, sin = angle.cos() * reach, angle.sin() * reach
-    move = 2 * TRANSLATION * half[:, None] * _uniform(2 * n, -1, 1, device=device).view(n, 2)
+    reach = half / changes.scale  # what looks larger is seen through a smaller square
+    cos, sin = changes.angle.cos() * reach, changes.angle.sin() * reach
     turn = torch.stack([torch.stack([cos, -sin], dim=1), torch.stack([sin, cos], dim=1)], dim=1)
-    theta = torch.cat([turn, (boxes[:, :2] + move)[:, :, None]], dim=2)
+    centre = boxes[:, :2] + changes.move * 2 * half[:, None]
     supersample = min(math.ceil(planes.shape[3] / size / SCALE[0]), resample.MAX_SUPERSAMPLE)
-    return resample.warp(planes, theta, size=size, supersample=supersample)
+    return resample.warp(planes, torch.cat([turn, centre[:, :, None]], dim=2), size=size, supersample=supersample)
 
 
-def recolour(planes: Tensor, *, mean: Tensor, components: Tensor) -> Tensor:
-    """Change each image's contrast, saturation, value and hue by chance.
+def recolour(planes: Tensor, changes: Changes, *, mean: Tensor, components: Tensor) -> Tensor:
+    """Change images' contrast, saturation, value and hue.
 
     Args:
         planes: The images.
+        changes: What is done to each.
         mean: Of all colours, shape (3,).
         components: Principal components of all colours, one a column, shape (3, 3).
 
     Returns:
         Images of the same shape.
     """
-    n, device = planes.shape[1], planes.device
-    strengths = _log_uniform(3 * n, *CONTRAST, device=device).view(n, 3)
-    mix = components @ (strengths[:, :, None] * components.T)
-    centred = planes - mean[:, None, None, None]
-    changed = (torch.einsum("ncd,dnhw->cnhw", mix, centred) + mean[:, None, None, None]).clamp_(0, 1)
-    changed = _change_saturation_and_value(changed)
-    colour.hue(changed, _uniform(n, -HUE, HUE, device=device))
+    mix = components @ (changes.contrast[:, :, None] * components.T)
+    mean = mean[:, None, None, None]
+    changed = (torch.einsum("ncd,dnhw->cnhw", mix, planes - mean) + mean).clamp_(0, 1)
+    value, least = changed.amax(0), changed.amin(0)
+    chroma = value - least
+    # Turned into value and saturation and back, a channel is value * (1 - saturation * t): t holds the hue.
+    t = (value - changed) / chroma.clamp_min(colour.TINY)
+    saturation = _curve(chroma / value.clamp_min(colour.TINY), changes.saturation)
+    saturation = torch.where(chroma < LEAST_CHROMA, 0, saturation)
+    changed = _curve(value, changes.value) * (1 - saturation * t)
+    colour.hue(changed, changes.hue)
     return changed.clamp_(0, 1)
 
 
-def _change_saturation_and_value(planes: Tensor) -> Tensor:
-    """Raise either to a power, multiply it and add to it; at equal hue a channel is v (1 - s t) for a fixed t."""
-    n, device = planes.shape[1], planes.device
-    value, least = planes.amax(0), planes.amin(0)
-    chroma = value - least
-    t = (value - planes) / chroma.clamp_min(colour.TINY)
-    saturation = chroma / value.clamp_min(colour.TINY)
-
-    def change(x: Tensor) -> Tensor:
-        power = _log_uniform(n, *POWER, device=device)[:, None, None]
-        factor = _uniform(n, *FACTOR, device=device)[:, None, None]
-        shift = _uniform(n, -SHIFT, SHIFT, device=device)[:, None, None]
-        return (x.clamp_min(colour.TINY) ** power * factor + shift).clamp(0, 1)
-
-    # What is grey has no hue for a saturation to show.
-    saturation = torch.where(chroma > 0, change(saturation), 0)
-    return change(value) * (1 - saturation * t)
+def _curve(x: Tensor, strengths: Tensor) -> Tensor:
+    power, factor, shift = strengths.T[:, :, None, None]
+    return (x.clamp_min(colour.TINY) ** power * factor + shift).clamp(0, 1)
 
 
 def _energy(planes: Tensor) -> Tensor:
@@ -124,11 +157,3 @@ def _energy(planes: Tensor) -> Tensor:
     down = functional.pad(grey.diff(dim=1), (0, 0, 0, 1))
     right = functional.pad(grey.diff(dim=2), (0, 1))
     return down.square() + right.square()
-
-
-def _uniform(n: int, low: float, high: float, *, device: torch.device) -> Tensor:
-    return low + (high - low) * torch.rand(n, device=device)
-
-
-def _log_uniform(n: int, low: float, high: float, *, device: torch.device) -> Tensor:
-    return _uniform(n, math.log(low), math.log(high), device=device).exp()

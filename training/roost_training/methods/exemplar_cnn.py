@@ -87,7 +87,9 @@ class Method(methods.Method):
         size = view.shape[3] // self.config.zoom
         with torch.autocast(view.device.type, enabled=False):
             planes = view.transpose(0, 1) * std[:, None, None, None] + mean[:, None, None, None]
-            patches = exemplars.cut(planes, boxes, size=size, rotation_degrees=self.config.rotation_degrees)
-            patches = exemplars.recolour(patches, mean=mean, components=self.components)
+            degrees = self.config.rotation_degrees
+            changes = exemplars.draw_changes(len(boxes), rotation_degrees=degrees, device=view.device)
+            patches = exemplars.cut(planes, boxes, changes, size=size)
+            patches = exemplars.recolour(patches, changes, mean=mean, components=self.components)
         patches = (patches - mean[:, None, None, None]) / std[:, None, None, None]
         return patches.transpose(0, 1).contiguous(memory_format=torch.channels_last)
