@@ -1,0 +1,143 @@
+"""What the catalogue compares: Roost's recipes, lightly's, and what needs no training."""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightly_recipes
+import lightly_trainer
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from roost_training import encoders
+from roost_training.encoders import Embedder, whitening
+from roost_training.evaluate.figures import measure
+from roost_training.images import data
+from roost_training.loop import scores, source
+from roost_training.loop.progress import Reporter
+from roost_training.loop.settings import TrainSettings
+from roost_training.loop.training import train
+
+RECIPES = Path(__file__).parents[2] / "training" / "recipes"
+BY_IMAGES = ("digits", "eurosat", "photographs")
+"""Recipes that are named for images, not for a method."""
+BASELINES = ("raw pixels", "pca-64", "untrained", "untrained, whitened")
+LIGHTLY = "lightly "
+PCA_DIM = 64
+WHITEN = 64
+
+SETS: dict[str, dict[str, Any]] = {
+    "eurosat": {},
+    "cifar10": {"source_size": 32, "views": {"vertical_flip": 0.0, "quarter_turn": 0.0}},
+}
+"""What is set for each set of images on top of a recipe; the recipes are made for EuroSAT."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One contender on one set."""
+
+    set: str
+    entry: str
+    seed: int
+    cpu_seconds: float
+
+    def key(self) -> tuple[str, str, int, float]:
+        """What makes it this task."""
+        return (self.set, self.entry, self.seed, self.cpu_seconds)
+
+
+def entries() -> list[str]:
+    """Every contender: baselines, Roost's methods, lightly's."""
+    methods = sorted(path.stem for path in RECIPES.glob("*.toml") if path.stem not in BY_IMAGES)
+    return [*BASELINES, *methods, *(LIGHTLY + name for name in lightly_recipes.METHODS)]
+
+
+def run(task: Task, *, train_folder: Path, test_folder: Path, cache: Path) -> dict[str, float]:
+    """Train what is to be trained, and measure it.
+
+    Args:
+        task: What.
+        train_folder: Images to learn from, in a folder for each class.
+        test_folder: Images to score on.
+        cache: Where decoded pixels are kept.
+    """
+    torch.set_num_threads(1)  # a budget of processor time buys the most images with one
+    with tempfile.TemporaryDirectory() as folder:
+        flags = {
+            "data": train_folder,
+            "val": test_folder,
+            "out": Path(folder) / "run",
+            "cache": cache,
+            "seed": task.seed,
+            "max_cpu_seconds": task.cpu_seconds,
+            "threads": 1,
+            "checkpoint_seconds": 1e6,
+            "evaluate_every": 10**6,
+        }
+        if task.entry in BASELINES or task.entry.startswith(LIGHTLY):
+            settings = TrainSettings.load(flags=_merged(flags, SETS[task.set]), file=RECIPES / "simclr.toml")
+            images = source.read(settings)
+            if task.entry in BASELINES:
+                return _measured(_baseline(task, settings, images), images, seed=task.seed)
+            return _lightly(task, settings, images)
+        settings = TrainSettings.load(flags=_merged(flags, SETS[task.set]), file=RECIPES / f"{task.entry}.toml")
+        manifest = train(settings, progress=Reporter())
+        embedder = encoders.restore(settings.out, manifest)
+        spent = {"images": manifest.quality["images_seen"], "spent": manifest.quality["training_cpu_seconds"]}
+        return _measured(embedder, source.read(settings), seed=task.seed) | spent
+
+
+def _lightly(task: Task, settings: TrainSettings, images: source.Source) -> dict[str, float]:
+    encoder, dim = _encoder(settings)
+    method = task.entry.removeprefix(LIGHTLY)
+    pixels = images.train.gather(np.arange(len(images.train)))
+    made = lightly_trainer.transform(method, size=settings.image_size, mean=images.mean, std=images.std)
+    views = lightly_trainer.Views([Image.fromarray(image) for image in pixels], made)
+    budget = lightly_trainer.Budget(task.cpu_seconds, clock=lightly_trainer.cpu_seconds, batch=lightly_trainer.BATCH)
+    lightly_trainer.train(method, views, encoder=encoder, dim=dim, budget=budget, seed=task.seed)
+    embedder = Embedder(encoder, mean=images.mean, std=images.std).eval()
+    figures = _measured(embedder, images, seed=task.seed)
+    embedder.whitening = whitening.fit(scores.features(embedder, images.plain), dim=WHITEN)
+    whitened = _measured(embedder, images, seed=task.seed)
+    return figures | {"knn20_whitened": whitened["knn20"], "images": float(budget.images), "spent": task.cpu_seconds}
+
+
+def _baseline(task: Task, settings: TrainSettings, images: source.Source) -> Embedder:
+    if task.entry.startswith("untrained"):
+        encoder, _ = _encoder(settings)
+        embedder = Embedder(encoder, mean=images.mean, std=images.std).eval()
+        if task.entry.endswith("whitened"):
+            embedder.whitening = whitening.fit(scores.features(embedder, images.plain), dim=WHITEN)
+        return embedder
+    raw = Embedder(nn.Flatten(), mean=images.mean, std=images.std).eval()
+    return raw if task.entry == "raw pixels" else _principal(raw, images.plain)
+
+
+def _principal(raw: Embedder, images: data.Images) -> Embedder:
+    """The first components of the pixels, not scaled."""
+    pixels = scores.features(raw, images).double()
+    mean = pixels.mean(0)
+    _, directions = torch.linalg.eigh((pixels - mean).T @ (pixels - mean))
+    components = directions.T.flip(0)[:PCA_DIM]
+    linear = nn.Linear(pixels.shape[1], PCA_DIM)
+    linear.load_state_dict({"weight": components, "bias": -components @ mean})
+    raw.encoder = nn.Sequential(nn.Flatten(), linear)
+    return raw
+
+
+def _encoder(settings: TrainSettings) -> tuple[nn.Module, int]:
+    torch.manual_seed(settings.seed)
+    return encoders.build(settings.encoder, image_size=settings.image_size)
+
+
+def _measured(embedder: Embedder, images: source.Source, *, seed: int) -> dict[str, float]:
+    return measure(embedder, images.plain, images.held_out, seed=seed)
+
+
+def _merged(flags: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    return {**flags, **changes}
