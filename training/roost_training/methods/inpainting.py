@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.autograd.function import Function
 from torch.nn import functional
@@ -25,8 +25,10 @@ class Config(methods.Config):
     blocks: PositiveInt = 4
     side: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """Of a block, as a share of the view's; the central square has the paper's half."""
-    adversarial: NonNegativeFloat = 0.0  # the paper: 0.001 to paint, none to learn features (section 5.2)
-    """Weight of the adversarial loss; 0 makes no discriminator."""
+    adversarial: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Weight of the adversarial loss, the error has the rest; 0 makes no discriminator.
+
+    The paper: 0.001 to paint, none to learn features (section 5.2)."""
     width: PositiveInt = 64
     """Channels of the decoder after its first enlargement."""
 
