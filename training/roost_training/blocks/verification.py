@@ -34,8 +34,8 @@ def calibrate(same: Tensor, different: Tensor, *, false_accepts: float | None = 
     same, different = same.double().sort().values, different.double().sort().values
     candidates = torch.cat([same, different]).unique()
     candidates = torch.cat([candidates, candidates[-1:].nextafter(candidates.new_tensor(torch.inf))])  # accepts none
-    accepted = 1 - torch.searchsorted(different, candidates) / len(different)  # falls along the candidates
-    rejected = torch.searchsorted(same, candidates) / len(same)  # rises
+    accepted = (len(different) - torch.searchsorted(different, candidates)).double() / len(different)  # falls along
+    rejected = torch.searchsorted(same, candidates).double() / len(same)  # rises
     if false_accepts is None:
         best = int((accepted - rejected).abs().argmin())
     else:
