@@ -72,21 +72,25 @@ class Method(methods.Method):
     @torch.no_grad()
     def _codes(self, z: Tensor) -> Tensor:
         """Assignments (2, batch, prototypes) of the global crops' projections (2, batch, dim), which the queue gets."""
-        earlier = z[:, :0]
-        if self.queue is not None and self.queue.full:
-            earlier = self.queue.rows.unflatten(1, (len(z), -1)).transpose(0, 1)
-        codes = torch.stack([self._assign(new, old) for new, old in zip(z, earlier, strict=True)])
+        chosen = self.config
+        codes = [
+            sinkhorn(
+                self.prototypes(own),
+                shared=self.prototypes(earlier),
+                epsilon=chosen.epsilon,
+                iterations=chosen.iterations,
+            )
+            for own, earlier in zip(z, self._earlier(z), strict=True)
+        ]
         if self.queue is not None:
             self.queue.push(z.transpose(0, 1).flatten(1))
-        return codes
+        return torch.stack(codes)
 
-    def _assign(self, z: Tensor, earlier: Tensor) -> Tensor:
-        return sinkhorn(
-            self.prototypes(z),
-            shared=self.prototypes(earlier),
-            epsilon=self.config.epsilon,
-            iterations=self.config.iterations,
-        )
+    def _earlier(self, z: Tensor) -> Tensor:
+        """What the queue has for each global crop, (2, size, dim); no rows until it is full."""
+        if self.queue is None or not self.queue.full:
+            return z[:, :0]
+        return self.queue.rows.unflatten(1, (len(z), -1)).transpose(0, 1)
 
 
 def swapped_prediction(codes: Tensor, scores: Tensor, *, temperature: float) -> Tensor:
