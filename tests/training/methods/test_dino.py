@@ -68,16 +68,9 @@ def test_what_all_images_share_is_taken_off_the_teacher():
     )
 
 
-@pytest.mark.parametrize("temperatures", [(0.0, 0.04), (0.1, 0.0)])
-def test_temperatures_of_zero_are_refused(temperatures):
-    with pytest.raises(ValueError, match="both must be positive"):
-        distillation(
-            scores(2),
-            scores(2),
-            centre=torch.zeros(6),
-            temperature=temperatures[0],
-            teacher_temperature=temperatures[1],
-        )
+def test_a_temperature_of_zero_is_refused():
+    with pytest.raises(ValueError, match="must be positive"):
+        distillation(scores(2), scores(2), centre=torch.zeros(6), temperature=0.0, teacher_temperature=0.04)
 
 
 def test_the_centre_moves_a_tenth_of_the_way_to_the_teacher_s_mean():
