@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from roost_training import methods
 from roost_training.loop.settings import TrainSettings
 
 RECIPES = sorted((Path(__file__).parents[3] / "training" / "recipes").glob("*.toml"))
@@ -23,4 +24,8 @@ def test_a_recipe_says_what_it_reached_and_how_to_repeat_it(path):
 
 
 def test_there_are_recipes_for_digits_land_cover_and_photographs():
-    assert [path.stem for path in RECIPES] == ["digits", "eurosat", "photographs"]
+    assert {"digits", "eurosat", "photographs"} <= {path.stem for path in RECIPES}
+
+
+def test_every_method_has_a_recipe_of_its_name():
+    assert set(methods.names()) - {path.stem for path in RECIPES} == set()

@@ -1,8 +1,10 @@
+import subprocess
+import sys
 import time
 
 import pytest
 
-from roost_training.loop.schedule import Clock, cosine
+from roost_training.loop.schedule import Clock, Stopwatch, cosine
 
 
 @pytest.mark.parametrize(
@@ -31,9 +33,24 @@ def test_a_resumed_run_has_spent_what_it_spent_before():
     assert clock.progress(1) == pytest.approx(0.5, abs=1e-3)
 
 
-def test_processor_time_counts_against_the_budget():
-    clock = Clock(steps=1_000_000, max_cpu_seconds=1e6)
-    start = time.process_time()
+def test_what_is_counted_counts_against_the_budget():
+    clock = Clock(steps=1_000_000, max_cpu_seconds=10.0)
+    clock.count((1.0, 2.5))
+    clock.count((1.0, 2.5))
+    assert clock.progress(1) == 0.5
+    assert (clock.seconds, clock.cpu_seconds) == (2.0, 5.0)
+
+
+def test_a_lap_measures_this_process_s_processor_time():
+    stopwatch, start = Stopwatch(), time.process_time()
     sum(range(200_000))
-    clock.progress(1)
-    assert 0 < clock.cpu_seconds <= time.process_time() - start + 1.0
+    _, cpu_seconds = stopwatch.lap()
+    assert 0 < cpu_seconds <= time.process_time() - start + 0.1
+
+
+def test_a_lap_has_the_processor_time_of_children_that_ended():
+    stopwatch = Stopwatch()
+    subprocess.run([sys.executable, "-c", "sum(range(2_000_000))"], check=True)
+    before = time.process_time()
+    _, cpu_seconds = stopwatch.lap()
+    assert cpu_seconds > 0.01 + time.process_time() - before

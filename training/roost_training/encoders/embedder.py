@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
-from roost.artifact import Manifest, check_file
+from roost.artifact import Manifest, check_file, replace_bytes
 from roost.errors import BadArtifact
 from roost_training.encoders.build import build
 
@@ -62,7 +63,8 @@ def save(folder: Path, embedder: Embedder) -> None:
     weights = embedder.encoder.state_dict()
     if embedder.whitening is not None:
         weights |= embedder.whitening.state_dict(prefix=WHITENING)
-    save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, folder / WEIGHTS)
+    content = serialise({name: value.detach().cpu().contiguous() for name, value in weights.items()})
+    replace_bytes(folder / WEIGHTS, content)
 
 
 def restore(folder: Path, manifest: Manifest) -> Embedder:

@@ -1,21 +1,24 @@
 """What a killed run goes on from: plain tensors and numbers, replaced as a whole."""
 
+import io
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import torch
 from lightning_fabric import Fabric
 
+from roost import artifact
 from roost.errors import BadArtifact, BadSettings
 from roost_training.loop.learner import Learner
-from roost_training.loop.run import CHECKPOINT
+from roost_training.loop.run import CHECKPOINT, writing
 from roost_training.loop.settings import TrainSettings
 from roost_training.loop.source import Source
 
 FILE = "last.ckpt"
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass
@@ -31,10 +34,12 @@ class Position:
     """Images seen in all, over all processes."""
     seconds: float = 0.0
     cpu_seconds: float = 0.0
-    loss: float = 0.0
-    """Sum over this epoch's steps."""
+    losses: list[float] = field(default_factory=list)
+    """Sum over this epoch's steps, of each process."""
     metrics_bytes: int = 0
     """Length of metrics.jsonl."""
+    low: bool = False
+    """Whether the last scores were under a floor."""
     figures: dict[str, float] = field(default_factory=dict)
     """The baselines' scores and the encoder's last."""
 
@@ -45,21 +50,24 @@ def path_in(folder: Path) -> Path:
 
 
 def save(fabric: Fabric, settings: TrainSettings, images: Source, learner: Learner, position: Position) -> None:
-    """Write the checkpoint beside the last one and rename it into place; call it in every process."""
-    path = path_in(settings.out)
-    beside = path.with_suffix(".partial")
+    """Write the checkpoint beside the last one and rename it into place; the first process does, for all.
+
+    Raises:
+        DiskFull: There is no space for it; the last one is kept.
+    """
     state = {
         "schema": SCHEMA,
         "settings": json.dumps(settings.effective()),
         "fingerprint": images.fingerprint,
-        "method": learner.method,
-        "optimiser": learner.optimiser,
+        "method": learner.method.state_dict(),
+        "optimiser": learner.optimiser.state_dict(),
         "precision": fabric.strategy.precision.state_dict(),
         "position": asdict(position),
     }
-    fabric.save(beside, state)  # its own renaming may cross file systems, where it is a copy
-    if fabric.is_global_zero:
-        beside.replace(path)
+    stream = io.BytesIO()
+    torch.save(state, stream)
+    with writing(settings.out):
+        artifact.replace_bytes(path_in(settings.out), stream.getvalue())
 
 
 def load(fabric: Fabric, settings: TrainSettings, images: Source, learner: Learner) -> Position:
@@ -69,17 +77,23 @@ def load(fabric: Fabric, settings: TrainSettings, images: Source, learner: Learn
         Where the run stands.
 
     Raises:
-        BadArtifact: The checkpoint cannot be read.
+        BadArtifact: The checkpoint cannot be read, or is of another version of Roost or of the method.
         BadSettings: It belongs to a run with other settings or other images.
     """
     path = path_in(settings.out)
     try:
-        state = fabric.load(path, weights_only=True)
+        state = torch.load(path, map_location=fabric.device, weights_only=True)
     except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
         raise BadArtifact(f"{path} cannot be read. Start over with --overwrite.", path=path) from error
     _check(state, settings, fingerprint=images.fingerprint, path=path)
-    learner.method.load_state_dict(state["method"])
-    learner.optimiser.load_state_dict(state["optimiser"])
+    try:
+        learner.method.load_state_dict(state["method"])
+        learner.optimiser.load_state_dict(state["optimiser"])
+    except (RuntimeError, ValueError) as error:
+        raise BadArtifact(
+            f"{path} was written by another version of the method {settings.method}. Start over with --overwrite.",
+            path=path,
+        ) from error
     fabric.strategy.precision.load_state_dict(state["precision"])
     return Position(**state["position"])
 

@@ -1,5 +1,6 @@
 """Golden images: a few real ones with the embeddings that training gave them, for every later stage to repeat."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -21,4 +22,6 @@ def write(folder: Path, embedder: Embedder, images: Images) -> None:
         images: At the encoder's size; the golden ones are spread evenly over them, fewer where there are fewer.
     """
     chosen = images.subset(np.linspace(0, len(images) - 1, min(COUNT, len(images))).round().astype(np.int64))
-    np.savez(folder / artifact.GOLDEN, pixels=chosen.pixels, embeddings=embed(embedder, chosen).cpu().numpy())
+    stream = io.BytesIO()
+    np.savez(stream, pixels=chosen.pixels, embeddings=embed(embedder, chosen).cpu().numpy())
+    artifact.replace_bytes(folder / artifact.GOLDEN, stream.getvalue())

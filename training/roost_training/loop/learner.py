@@ -1,6 +1,6 @@
 """A method, its optimiser and the device they run on: everything that one step of training changes."""
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import cast
 
 import numpy as np
@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from roost.errors import BadData
 from roost_training import encoders, methods
+from roost_training.blocks.synchrony import synchronise
 from roost_training.images.batches import Batch
-from roost_training.loop import optim
+from roost_training.loop import optim, weights
 from roost_training.loop.schedule import cosine
-from roost_training.loop.settings import TrainSettings
+from roost_training.loop.settings import MIN_BATCH, TrainSettings
 from roost_training.loop.source import Source
 from roost_training.views import augment
 
@@ -34,6 +35,8 @@ class Learner:
         self.fabric, self.settings = fabric, settings
         self.batch = max(1, min(settings.batch, len(images.train)) // fabric.world_size)
         """Images a step in this process."""
+        self.parts = min(settings.accumulate, max(1, self.batch // MIN_BATCH))
+        """In which they pass."""
         self.method, self.feature_dim = _build(fabric, settings)
         if self.method.wants_labels and images.train.labels is None:
             raise BadData(
@@ -80,8 +83,7 @@ class Learner:
         """
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate(min(progress, self.settings.warmup) if group["constant"] else progress)
-        figures = self._forward(self.views(batch.pixels, step), **self._asked(batch))
-        self.fabric.backward(figures["loss"])
+        figures = self._gradients(batch, step)
         if self.settings.clip_norm is not None:
             self.fabric.clip_gradients(
                 self._forward, self._stepper, max_norm=self.settings.clip_norm, error_if_nonfinite=False
@@ -89,15 +91,41 @@ class Learner:
         self._stepper.step()
         self.optimiser.zero_grad()
         self.method.after_step(progress)
-        return {name: value.detach() for name, value in figures.items()}
+        return figures
 
-    def forget(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Drop what the optimiser keeps of parameters that were begun anew."""
-        for parameter in parameters:
+    def _gradients(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Add up the gradients of a batch, part by part.
+
+        Returns:
+            What the method returned, detached: the mean over the batch's images.
+        """
+        views = [view.tensor_split(self.parts) for view in self.views(batch.pixels, step)]
+        asked = {name: given.tensor_split(self.parts) for name, given in self._asked(batch).items()}
+        figures: dict[str, Tensor] = {}
+        for part in range(self.parts):
+            share = len(views[0][part]) / len(batch.pixels)
+            with self.fabric.no_backward_sync(self._forward, enabled=part + 1 < self.parts):
+                found = self._forward(
+                    [view[part] for view in views], **{name: given[part] for name, given in asked.items()}
+                )
+                self.fabric.backward(found["loss"] * share)
+            for name, value in found.items():
+                figures[name] = figures.get(name, 0) + value.detach() * share
+        return figures
+
+    def is_finite(self) -> bool:
+        """Whether no weight is infinite or no number at all."""
+        return all(bool(weight.isfinite().all()) for weight in self.method.parameters())
+
+    def begin_epoch(self, epoch: int, embed: Callable[[], Tensor]) -> None:
+        """Let the method do what an epoch begins with; what is random in it is the same in every process."""
+        torch.manual_seed(int(np.random.SeedSequence([self.settings.seed, epoch]).generate_state(1, np.uint64)[0]))
+        for parameter in self.method.before_epoch(epoch, embed):
             self.optimiser.state.pop(parameter, None)
 
     def views(self, pixels: Tensor, step: int) -> list[Tensor]:
         """What the method is given of uint8 pixels (batch, side, side, 3) in a step."""
+        pixels = pixels.to(self.fabric.device)
         state = np.random.SeedSequence([self.settings.seed, step, self.fabric.global_rank]).generate_state(2, np.uint64)
         torch.manual_seed(int(state[0]))
         generator = torch.Generator().manual_seed(int(state[1]))
@@ -114,10 +142,11 @@ class Learner:
 
 
 def _build(fabric: Fabric, settings: TrainSettings) -> tuple[methods.Method, int]:
-    torch.manual_seed(settings.seed)
-    encoder, feature_dim = encoders.build(settings.encoder, image_size=settings.image_size)
+    encoder, feature_dim = weights.first(settings)
     config = methods.configure(settings.method, settings.method_settings)
     method = methods.load(settings.method).Method(config, encoder, feature_dim)
     if fabric.world_size > 1 and fabric.device.type == "cuda":
         method = nn.SyncBatchNorm.convert_sync_batchnorm(method)
+    elif fabric.world_size > 1:
+        synchronise(method)
     return cast(methods.Method, method.to(memory_format=torch.channels_last)), feature_dim

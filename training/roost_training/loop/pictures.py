@@ -1,5 +1,6 @@
 """What a method drew, as PNG files of the run folder."""
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,4 +28,6 @@ def write(folder: Path, drawn: Mapping[str, Tensor], *, mean: artifact.Channel, 
     for name, images in drawn.items():
         (folder / FOLDER).mkdir(exist_ok=True)
         pixels = images.detach().float().cpu() * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)
-        save_image(pixels.clamp(0, 1), folder / FOLDER / f"{name}.png", nrow=COLUMNS)
+        stream = io.BytesIO()
+        save_image(pixels.clamp(0, 1), stream, format="png", nrow=COLUMNS)
+        artifact.replace_bytes(folder / FOLDER / f"{name}.png", stream.getvalue())

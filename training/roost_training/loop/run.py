@@ -1,16 +1,18 @@
 """The run folder: settings, metrics, checkpoint and, when training is done, the artifact."""
 
+import errno
 import json
 import math
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from roost import artifact
-from roost.errors import BadSettings
+from roost.errors import BadSettings, DiskFull
 from roost_training import encoders
 from roost_training.encoders import Embedder
 from roost_training.images.data import Images
@@ -35,8 +37,8 @@ OWN = (
 """What a run writes, and all that `overwrite` removes."""
 
 
-def prepare(settings: TrainSettings) -> None:
-    """Make the run folder ready, and write the settings into it; a resumed run keeps those that it has.
+def check(settings: TrainSettings) -> None:
+    """Refuse a run folder that may not be written into; nothing is written yet.
 
     Raises:
         BadSettings: The folder is not empty and neither `resume` nor `overwrite` is set, or is no run's.
@@ -51,13 +53,50 @@ def prepare(settings: TrainSettings) -> None:
         raise BadSettings(
             f"{folder} has a run already. Go on with it by --resume, or start over by --overwrite.", out=folder
         )
-    if settings.overwrite:
-        for name in OWN:
-            path = folder / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    (folder / CHECKPOINT).mkdir(parents=True, exist_ok=True)
-    if not (folder / SETTINGS).exists():
-        artifact.replace_bytes(folder / SETTINGS, (settings.model_dump_json(indent=2) + "\n").encode())
+
+
+def prepare(settings: TrainSettings) -> None:
+    """Make the run folder ready, and write the settings into it; a resumed run keeps those that it has.
+
+    Raises:
+        DiskFull: There is no space for it; a folder that was not there is not there afterwards.
+        BadSettings: It cannot be written for another reason.
+    """
+    folder = settings.out
+    new = not folder.exists()
+    try:
+        with writing(folder):
+            if settings.overwrite:
+                for name in OWN:
+                    path = folder / name
+                    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            (folder / CHECKPOINT).mkdir(parents=True, exist_ok=True)
+            if not (folder / SETTINGS).exists():
+                artifact.replace_bytes(folder / SETTINGS, (settings.model_dump_json(indent=2) + "\n").encode())
+    except (DiskFull, BadSettings):
+        if new:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Tell of writes into the run folder that fail.
+
+    Raises:
+        DiskFull: No space is left.
+        BadSettings: The folder cannot be written for another reason.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise DiskFull(
+                f"{folder} cannot be written: {error.strerror}. Free some space, and run the same command with "
+                "--resume to go on from the last checkpoint.",
+                out=folder,
+            ) from error
+        raise BadSettings(f"{folder} cannot be written: {error.strerror}. Give another --out.", out=folder) from error
 
 
 class Metrics:
@@ -70,31 +109,41 @@ class Metrics:
     """
 
     def __init__(self, folder: Path, *, size: int = 0, step: int = 0) -> None:
-        path = folder / METRICS
-        path.touch()
-        self._stream = path.open("r+", encoding="utf-8")
-        self._stream.truncate(size)
-        self._stream.seek(0, 2)
-        self._board = SummaryWriter(folder / TENSORBOARD, purge_step=step)
+        self._folder = folder
+        with writing(folder):
+            path = folder / METRICS
+            path.touch()
+            self._stream = path.open("r+b", buffering=0)  # nothing is left to write when a full disk ends the run
+            self._stream.truncate(size)
+            self._stream.seek(0, 2)
+            self._board = SummaryWriter(folder / TENSORBOARD, purge_step=step)
 
     def write(self, kind: str, record: Mapping[str, float]) -> None:
-        """Append a record of a kind, `step` or `epoch`; what is not finite is null in JSON."""
+        """Append a record of a kind, `step` or `epoch`; what is not finite is null in JSON.
+
+        Raises:
+            DiskFull: There is no space for it.
+        """
         line = {key: value if math.isfinite(value) else None for key, value in record.items()}
-        self._stream.write(json.dumps({"kind": kind, **line}) + "\n")
-        for key, value in record.items():
-            if key not in ("epoch", "step"):
-                self._board.add_scalar(f"{kind}/{key}", value, record["step"])
+        left = (json.dumps({"kind": kind, **line}) + "\n").encode()
+        with writing(self._folder):
+            while left:
+                left = left[self._stream.write(left) :]
+            for key, value in record.items():
+                if key not in ("epoch", "step"):
+                    self._board.add_scalar(f"{kind}/{key}", value, record["step"])
 
     def flush(self) -> int:
         """Write out what is buffered; returns the bytes of metrics.jsonl."""
-        self._stream.flush()
-        self._board.flush()
+        with writing(self._folder):
+            self._board.flush()
         return self._stream.tell()
 
     def close(self) -> None:
         """Write out what is buffered and close both."""
         self._stream.close()
-        self._board.close()
+        with suppress(OSError):  # a write that failed was told of when it did
+            self._board.close()
 
 
 def manifest(settings: TrainSettings, images: Source, *, quality: dict[str, float], dim: int) -> artifact.Manifest:

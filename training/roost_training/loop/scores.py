@@ -4,7 +4,8 @@ from torch import Tensor
 
 from roost_training.encoders import Embedder, whitening
 from roost_training.evaluate import knn_accuracy, signs_of_collapse
-from roost_training.evaluate.embedding import features, served, thumbnails
+from roost_training.evaluate.baselines import raw_pixels
+from roost_training.evaluate.embedding import features, served
 from roost_training.loop.source import Source
 
 
@@ -35,7 +36,8 @@ def baselines(untrained: Embedder, source: Source, *, whiten: int | None) -> dic
     if whiten is not None:
         linear = whitening.fit(bank, dim=whiten)
         found |= _knn("untrained_whitened_knn20_accuracy", linear(bank), linear(queries), source)
-    bank, queries = thumbnails(untrained, source.bank), thumbnails(untrained, source.held_out)
+    raw = raw_pixels(mean=source.mean, std=source.std, side=source.bank.side).to(untrained.mean.device)
+    bank, queries = features(raw, source.bank), features(raw, source.held_out)
     return found | _knn("raw_pixels_knn20_accuracy", bank, queries, source)
 
 

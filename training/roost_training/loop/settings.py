@@ -14,14 +14,18 @@ from roost_training import encoders, methods
 from roost_training.loop import optim
 from roost_training.views.augment import Recipe
 
+MIN_BATCH = 4
+"""Images that pass the encoder together, at the least: fewer make no statistics and no comparison."""
+
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 RUN_CONTROL = {
-    *("data", "val", "out", "name", "cache", "resume", "overwrite"),
+    *("data", "val", "out", "name", "cache", "init", "resume", "overwrite"),
     *("accelerator", "devices", "threads", "compile", "evaluate_every", "log_every", "checkpoint_seconds"),
+    *("min_rankme", "min_feature_std"),
 }
-"""Settings that a resumed run may change: they say where and how, not what is learnt. Images are compared by
-content."""
+"""Settings that a resumed run may change: they say where, how and how long, not what is learnt. Images and first
+weights are compared by content."""
 
 
 class TrainSettings(Settings):
@@ -48,6 +52,10 @@ class TrainSettings(Settings):
     encoder: str = "resnet18"
     image_size: PositiveInt = 32
     """Side of the square that the encoder sees, in pixels."""
+    init: Path | None = None
+    """Begin with the encoder of this finished run or artifact, which has the same name and image size."""
+    init_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """Of the weights in `init`; where it is not given, it is found and recorded."""
     source_size: PositiveInt | None = None
     """Side of the decoded square that views are cut from, in pixels; `image_size` where not given."""
     views: Recipe = Recipe()
@@ -59,9 +67,12 @@ class TrainSettings(Settings):
     max_seconds: PositiveFloat | None = None
     """Wall-clock time of the training loop. The learning rate reaches its end with whichever limit comes first."""
     max_cpu_seconds: PositiveFloat | None = None
-    """User and system time of this process in the training loop; likewise."""
-    batch: Annotated[int, Field(ge=4)] = 256
+    """User and system time of all processes in the training loop; likewise."""
+    batch: Annotated[int, Field(ge=MIN_BATCH)] = 256
     """Images a step, over all processes; all images where there are fewer."""
+    accumulate: PositiveInt = 1
+    """Parts of a batch that pass one after the other before the step, to save memory. Their losses are averaged: a
+    loss that compares images compares those of a part, and batch norms see a part."""
     optimiser: optim.Name = "adamw"
     learning_rate: PositiveFloat | None = None
     """At the peak, for 256 images a step; it is scaled to `batch` by the optimiser's rule."""
@@ -74,7 +85,8 @@ class TrainSettings(Settings):
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: PositiveInt | Literal["auto"] = "auto"
-    """Processes to train with, one a device; on a CPU `auto` is one."""
+    """Processes to train with, one a device; on a CPU `auto` is one. Under torchrun it starts them, and says how many.
+    """
     threads: PositiveInt | None = None
     """CPU threads of each process; PyTorch's choice where not given. One wastes nothing where cores are shared."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -88,6 +100,10 @@ class TrainSettings(Settings):
     """Steps between lines in metrics.jsonl."""
     checkpoint_seconds: PositiveFloat = 60.0
     """A checkpoint is written after every scored epoch, and when the last one is older than this."""
+    min_rankme: NonNegativeFloat = 1.01
+    """Where RankMe is under this for an epoch, the encoder has collapsed and the run stops; 0 never stops it."""
+    min_feature_std: NonNegativeFloat = 0.01
+    """Likewise for the standard deviation of the features at unit length, 1 where they point everywhere."""
     resume: bool = False
     """Go on from the run folder's checkpoint."""
     overwrite: bool = False
@@ -99,6 +115,10 @@ class TrainSettings(Settings):
             raise ValueError("resume and overwrite exclude each other")
         if self.source_size is not None and self.source_size < self.image_size:
             raise ValueError(f"source_size is {self.source_size}, less than image_size {self.image_size}")
+        if self.batch < MIN_BATCH * self.accumulate:
+            raise ValueError(f"a batch of {self.batch} in {self.accumulate} parts has fewer than {MIN_BATCH} in each")
+        if self.init_sha256 and not self.init:
+            raise ValueError("init_sha256 is of the weights in init, which is not given")
         return self
 
     def check_names(self) -> None:

@@ -11,20 +11,20 @@ from torch.nn import functional
 
 from roost import artifact
 from roost.errors import TrainingFailed
-from roost_training import methods
-from roost_training.evaluate import embedding
-from roost_training.evaluate.embedding import embed, features
+from roost_training import encoders
+from roost_training.blocks import distributed
+from roost_training.evaluate.embedding import features
 from roost_training.images import batches, data
-from roost_training.loop import checkpoint, devices, pictures, run, scores, source
+from roost_training.loop import checkpoint, collapse, devices, finish, run, scores, source, weights
 from roost_training.loop.learner import Learner
 from roost_training.loop.meter import Meter
+from roost_training.loop.processes import Processes
 from roost_training.loop.progress import Reporter, console
-from roost_training.loop.schedule import Clock
+from roost_training.loop.schedule import Clock, Stopwatch
 from roost_training.loop.settings import TrainSettings
 from roost_training.loop.signals import Interruption
 
 REPORT_SECONDS = 0.5
-COLLAPSED_RANKME = 1.01
 
 
 def train(settings: TrainSettings, *, progress: Reporter | None = None) -> artifact.Manifest:
@@ -48,15 +48,15 @@ def train(settings: TrainSettings, *, progress: Reporter | None = None) -> artif
     settings.check_names()
     fabric = devices.fabric(settings)
     fabric.launch()
+    processes = Processes()
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     reporter = (progress or console()) if fabric.is_global_zero else Reporter()
     try:
-        if fabric.is_global_zero:
-            run.prepare(settings)
-        with fabric.rank_zero_first():
-            images = source.read(settings, progress=reporter.decoded)
-        loop = _Loop(fabric, settings, images, reporter)
+        processes.first(lambda: run.check(settings))
+        settings = processes.each(lambda: weights.identify(settings))
+        loop = _Loop(fabric, processes, settings, _read(settings, processes, reporter), reporter)
+        processes.first(lambda: run.prepare(settings))
         with Interruption() as interruption:
             loop.run(interruption)
         return loop.finish()
@@ -64,14 +64,32 @@ def train(settings: TrainSettings, *, progress: Reporter | None = None) -> artif
         reporter.close()
 
 
+def _read(settings: TrainSettings, processes: Processes, reporter: Reporter) -> source.Source:
+    """The images: the first process decodes them, and the others open what it decoded."""
+
+    def read() -> source.Source:
+        return source.read(settings, progress=reporter.decoded)
+
+    decoded = processes.each(lambda: read() if processes.rank == 0 else None)
+    return processes.each(lambda: decoded or read())
+
+
 class _Loop:
     """A run from its first step, or from its checkpoint, to its artifact."""
 
-    def __init__(self, fabric: Fabric, settings: TrainSettings, images: source.Source, reporter: Reporter) -> None:
-        self.fabric, self.settings, self.images, self.reporter = fabric, settings, images, reporter
+    def __init__(
+        self,
+        fabric: Fabric,
+        processes: Processes,
+        settings: TrainSettings,
+        images: source.Source,
+        reporter: Reporter,
+    ) -> None:
+        self.fabric, self.processes, self.settings = fabric, processes, settings
+        self.images, self.reporter = images, reporter
         self.learner = Learner(fabric, settings, images)
         self.position = self._begin()
-        self.loss = torch.tensor(self.position.loss, dtype=torch.float32, device=fabric.device)
+        self.loss = torch.tensor(self._loss_before(), dtype=torch.float32, device=fabric.device)
         self.clock = Clock(
             steps=settings.epochs * len(self._order(0)),
             max_seconds=settings.max_seconds,
@@ -79,18 +97,16 @@ class _Loop:
             seconds=self.position.seconds,
             cpu_seconds=self.position.cpu_seconds,
         )
+        self.stopwatch = Stopwatch()
         self.progress = 0.0
-        self.stop = False
+        self.stop = self.save_is_due = False
         self.saved_at = self.reported_at = time.monotonic()
+        self.metrics: run.Metrics | None = None
 
     def run(self, interruption: Interruption) -> None:
         """Train until the last step, the end of the budget, or an interruption."""
-        # Only the first process writes; what it measures of time and signals, all follow.
-        self.metrics = (
-            run.Metrics(self.settings.out, size=self.position.metrics_bytes, step=self.position.step)
-            if self.fabric.is_global_zero
-            else None
-        )
+        # Only the first process writes; what the processes measure of time and signals, they share.
+        self.processes.first(self._open_metrics)
         try:
             self._look_at_clock(interruption)
             while self.progress < 1:
@@ -101,70 +117,32 @@ class _Loop:
 
     def finish(self) -> artifact.Manifest:
         """Write the artifact."""
-        figures = self.position.figures
-        if figures["rankme"] < COLLAPSED_RANKME:
-            raise TrainingFailed(
-                "Every image has the same embedding: the encoder collapsed. Try a lower learning rate, a larger batch, "
-                "or weaker views.",
-                rankme=figures["rankme"],
-            )
-        embedder, whiten = self.learner.embedder, self.learner.whiten
-        if whiten is not None and embedder.whitening is None:  # resumed after its last epoch
-            scores.score(embedder, self.images, whiten=whiten)
-        spent = {
-            "epochs": self.position.epoch,
-            "images_seen": self.position.images,
-            "training_seconds": round(self.position.seconds, 1),
-            "training_cpu_seconds": round(self.position.cpu_seconds, 1),
-        }
-        dim = self.learner.feature_dim if whiten is None else whiten
-        manifest = run.manifest(self.settings, self.images, quality=figures | spent, dim=dim)
-        figures = self.learner.method.figures(embed(embedder, self.images.plain), self._held_out())
-        manifest = manifest.model_copy(update={"quality": manifest.quality | figures})
-        if self.fabric.is_global_zero:
-            pictures.write(self.settings.out, self._pictures(), mean=self.images.mean, std=self.images.std)
-            manifest = run.write_artifact(
-                self.settings.out, manifest, embedder=embedder, golden_from=self.images.held_out
-            )
-        return self.fabric.broadcast(manifest)
-
-    def _held_out(self) -> methods.HeldOut:
-        embedder, images = self.learner.embedder, self.images.held_out
-        labels = None if images.labels is None else torch.from_numpy(images.labels)
-        return methods.HeldOut(embed(embedder, images), labels, views=self._embedded_views)
-
-    @torch.inference_mode()
-    def _embedded_views(self) -> list[Tensor]:
-        embedder = self.learner.embedder.eval()
-        parts = [
-            [embedding.served(embedder, embedder.encoder(view).float()) for view in self._views(pixels, step)]
-            for step, pixels in enumerate(embedding.batches(self.images.held_out))
-        ]
-        return [torch.cat(view) for view in zip(*parts, strict=True)]
-
-    @torch.no_grad()
-    def _pictures(self) -> dict[str, Tensor]:
-        chosen = np.arange(min(pictures.IMAGES, len(self.images.held_out)))
-        pixels = torch.from_numpy(self.images.held_out.gather(chosen))
-        return dict(self.learner.method.eval().pictures(self._views(pixels, 0)))
-
-    def _views(self, pixels: Tensor, step: int) -> list[Tensor]:
-        return self.learner.views(pixels.to(self.fabric.device), step)
+        return self.processes.first(lambda: finish.write(self.settings, self.images, self.learner, self.position))
 
     def _begin(self) -> checkpoint.Position:
-        if self.settings.resume and checkpoint.path_in(self.settings.out).exists():
-            position = checkpoint.load(self.fabric, self.settings, self.images, self.learner)
+        learner, settings, images = self.learner, self.settings, self.images
+        if settings.resume and self.processes.first(checkpoint.path_in(settings.out).exists):
+            position = self.processes.each(lambda: checkpoint.load(self.fabric, settings, images, learner))
             self.reporter.note(f"Going on after step {position.step}, in epoch {position.epoch}.")
             return position
-        self.reporter.note(self.images.describe())
+        self.reporter.note(images.describe())
+        untrained = encoders.Embedder(weights.untrained(settings)[0], mean=images.mean, std=images.std)
+        untrained.to(self.fabric.device)
         return checkpoint.Position(
-            figures=scores.baselines(self.learner.embedder, self.images, whiten=self.learner.whiten)
+            figures=self.processes.first(lambda: scores.baselines(untrained, images, whiten=learner.whiten))
         )
+
+    def _loss_before(self) -> float:
+        """This process's part of what the epoch's losses sum up to, where the run is resumed in one."""
+        losses = self.position.losses
+        if len(losses) == self.processes.count:
+            return losses[self.processes.rank]
+        return sum(losses) / max(len(losses), 1)  # with another number of processes than before
 
     def _epoch(self, interruption: Interruption) -> None:
         position = self.position
         if not position.epoch_step:
-            self.learner.forget(self.learner.method.before_epoch(position.epoch, self._features))
+            self.learner.begin_epoch(position.epoch, self._features)
         order = self._order(position.epoch)[position.epoch_step :]
         meter = Meter()
         for batch in meter.waiting(batches.stream(self.images.train, order, device=self.fabric.device)):
@@ -172,13 +150,13 @@ class _Loop:
             self.loss += figures["loss"]
             position.step += 1
             position.epoch_step += 1
-            meter.images += self.learner.batch * self.fabric.world_size
-            position.images += self.learner.batch * self.fabric.world_size
+            meter.images += self.learner.batch * self.processes.count
+            position.images += self.learner.batch * self.processes.count
             self._look_at_clock(interruption)
             self._tell(figures, meter)
             if self.stop or self.progress >= 1:
                 break
-            if time.monotonic() - self.saved_at > self.settings.checkpoint_seconds:
+            if self.save_is_due and not position.low:
                 self._save()
         if self.stop and self.progress < 1:
             self._leave()
@@ -186,12 +164,23 @@ class _Loop:
         self._end_epoch(meter)
 
     def _features(self) -> Tensor:
-        return functional.normalize(features(self.learner.embedder, self.images.plain), dim=1)
+        """The unit-length features of all training images, the same in every process; each computes a part."""
+        images, count = self.images.plain, self.processes.count
+        turns = np.arange(-(-len(images) // count) * count) % len(images)
+        own = features(self.learner.embedder, images.subset(turns[self.processes.rank :: count]))
+        every = distributed.gather(own).unflatten(0, (count, -1)).transpose(0, 1).flatten(0, 1)
+        return functional.normalize(every[: len(images)], dim=1)
 
     def _look_at_clock(self, interruption: Interruption) -> None:
-        self.progress, self.stop = self.clock.progress(self.position.step), interruption.requested
-        if self.fabric.world_size > 1:
-            self.progress, self.stop = self.fabric.broadcast((self.progress, self.stop))
+        seconds, cpu_seconds = self.stopwatch.lap()
+        late = time.monotonic() - self.saved_at > self.settings.checkpoint_seconds
+        leads = self.processes.rank == 0
+        seconds, cpu_seconds, late, stop = self.processes.total(
+            seconds if leads else 0.0, cpu_seconds, leads and late, interruption.requested
+        )
+        self.clock.count((seconds, cpu_seconds))
+        self.progress = self.clock.progress(self.position.step)
+        self.save_is_due, self.stop = late > 0, stop > 0
 
     def _tell(self, figures: dict[str, Tensor], meter: Meter) -> None:
         now = time.monotonic()
@@ -200,33 +189,40 @@ class _Loop:
             return  # reading a figure from a GPU waits for it
         self.reported_at = now
         numbers = {name: value.item() for name, value in figures.items()}
-        _check_finite(numbers["loss"], step=self.position.step)
-        numbers |= meter.figures() | {"seconds_left": self._seconds_left()}
-        self.reporter.step(self.progress, numbers)
-        if log and self.metrics:
+        if log:
+            numbers = self.processes.mean(numbers)
+            _check_finite(numbers["loss"], step=self.position.step)
+        told = numbers | meter.figures() | {"seconds_left": self._seconds_left()}
+        self.reporter.step(self.progress, told)
+        if log:
             where = {"step": self.position.step, "epoch": self.position.epoch}
-            rate = {"learning_rate": self.learner.learning_rate(self.progress)}
-            self.metrics.write("step", where | numbers | rate)
+            self._record("step", where | told | {"learning_rate": self.learner.learning_rate(self.progress)})
 
     def _end_epoch(self, meter: Meter) -> None:
-        position = self.position
-        loss = float(self.fabric.all_reduce(self.loss / position.epoch_step, reduce_op="mean"))  # pyright: ignore[reportArgumentType]
-        _check_finite(loss, step=position.step)
-        record = {"step": position.step, "epoch": position.epoch, "loss": loss} | meter.figures()
-        due = self.progress >= 1 or (position.epoch + 1) % self.settings.evaluate_every == 0
+        position, settings = self.position, self.settings
+        loss = self.processes.mean({"loss": self.loss.item() / position.epoch_step})
+        _check_finite(loss["loss"], step=position.step)
+        record = {"step": position.step, "epoch": position.epoch} | loss | meter.figures()
+        due = self.progress >= 1 or position.low or (position.epoch + 1) % settings.evaluate_every == 0
+        was_low = position.low
         if due:
-            found = scores.score(self.learner.embedder, self.images, whiten=self.learner.whiten)
-            position.figures |= found | {"loss": loss}
+            found = self.processes.first(self._score)
+            position.figures |= found | loss
+            position.low = collapse.is_low(found, settings)
             record |= found
         record |= {"seconds": self.clock.seconds, "seconds_left": self._seconds_left()}
-        if self.metrics:
-            self.metrics.write("epoch", record)
+        self._record("epoch", record)
         self.reporter.epoch(record)
+        if position.low and (was_low or self.progress >= 1):
+            raise collapse.failure(position.figures, settings, epoch=position.epoch)
         position.epoch += 1
         position.epoch_step = 0
         self.loss.zero_()
-        if due:
+        if due and not position.low:
             self._save()
+
+    def _score(self) -> dict[str, float]:
+        return scores.score(self.learner.embedder, self.images, whiten=self.learner.whiten)
 
     def _leave(self) -> None:
         self._save()
@@ -237,13 +233,25 @@ class _Loop:
         raise KeyboardInterrupt
 
     def _save(self) -> None:
-        _check_finite(self.loss.item(), step=self.position.step)
-        self.position.loss = self.loss.item()
+        self.position.losses = self.processes.gather(self.loss.item())
+        _check_finite(sum(self.position.losses), step=self.position.step)
+        if not self.learner.is_finite():
+            _check_finite(math.nan, step=self.position.step)
         self.position.seconds, self.position.cpu_seconds = self.clock.seconds, self.clock.cpu_seconds
+        self.processes.first(self._write_checkpoint)
+        self.saved_at = time.monotonic()
+
+    def _write_checkpoint(self) -> None:
         if self.metrics:
             self.position.metrics_bytes = self.metrics.flush()
         checkpoint.save(self.fabric, self.settings, self.images, self.learner, self.position)
-        self.saved_at = time.monotonic()
+
+    def _open_metrics(self) -> None:
+        position = self.position
+        self.metrics = run.Metrics(self.settings.out, size=position.metrics_bytes, step=position.step)
+
+    def _record(self, kind: str, record: dict[str, float]) -> None:
+        self.processes.first(lambda: self.metrics.write(kind, record) if self.metrics else None)
 
     def _order(self, epoch: int) -> list[np.ndarray]:
         pool = self.learner.method.pool(np.random.default_rng([self.settings.seed, epoch, 1]))
@@ -252,8 +260,8 @@ class _Loop:
             batch=self.learner.batch,
             seed=self.settings.seed,
             epoch=epoch,
-            rank=self.fabric.global_rank,
-            world=self.fabric.world_size,
+            rank=self.processes.rank,
+            world=self.processes.count,
         )
 
     def _seconds_left(self) -> float:

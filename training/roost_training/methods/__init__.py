@@ -54,6 +54,8 @@ class Method(nn.Module):
     """The kind of encoder that the method can train: any, `encoders.Encoder` for its maps, or `encoders.ViT`."""
     wants_labels: bool = False
     wants_indices: bool = False
+    idle_parameters: ClassVar[bool] = False
+    """Whether a step may leave parameters out of the loss that others train, as a method of several phases does."""
     constant_rate: ClassVar[tuple[str, ...]] = ()
     """Modules, by attribute, whose learning rate warms up with the others but does not fall."""
     mean: artifact.Channel = (0.5, 0.5, 0.5)
