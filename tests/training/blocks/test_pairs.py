@@ -14,19 +14,19 @@ def rows(n: int, dim: int = 5) -> torch.Tensor:
 
 def test_distances_are_euclid_s():
     expected = torch.tensor([[0.0, 5.0, 1.0], [5.0, 0.0, math.sqrt(18)], [1.0, math.sqrt(18), 0.0]])
-    assert torch.allclose(pairs.distances(PLACES), expected, rtol=1e-6)
+    assert torch.allclose(pairs.distances(PLACES, PLACES), expected, rtol=1e-6)
 
 
 def test_rows_that_are_equal_get_no_gradient_from_their_distance():
     z = torch.ones(4, 3, requires_grad=True)
-    pairs.distances(z).sum().backward()
+    pairs.distances(z, z).sum().backward()
     assert torch.equal(z.grad, torch.zeros(4, 3))
 
 
 def test_distances_keep_their_digits_under_autocast():
     z = rows(40) + 100
     with torch.autocast("cpu", torch.bfloat16):
-        found = pairs.distances(z)
+        found = pairs.distances(z, z)
     naive = (z[:, None].double() - z[None].double()).square().sum(2).sqrt()
     assert torch.allclose(found.double(), naive, atol=1e-5)
 
@@ -70,7 +70,7 @@ def test_the_contrastive_loss_equals_its_equation_written_out():
                 push.append((margin - distance) ** 2 / 2)
     similar = pairs.alike(names)
     loss = pairs.contrastive(
-        pairs.distances(z), similar=similar, dissimilar=~similar & pairs.apart(12, z.device), margin=margin
+        pairs.distances(z, z), similar=similar, dissimilar=~similar & pairs.apart(12, z.device), margin=margin
     )
     assert loss.item() == pytest.approx(sum(pull) / len(pull) + sum(push) / len(push), rel=1e-5)
 

@@ -1,5 +1,7 @@
 """What every method promises, run over whatever the folder holds."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -22,6 +24,8 @@ IMAGES = Images(
     sha256=[f"{i:064x}" for i in range(N)],
     skipped=[],
 )
+REQUIRED = {"constraints": {"pairs": Path(__file__).with_name("pairs.csv")}}
+"""Settings that have no default."""
 
 
 @pytest.fixture(params=methods.names())
@@ -29,11 +33,15 @@ def name(request) -> str:
     return request.param
 
 
+def configure(name: str, **settings: object) -> methods.Config:
+    return methods.configure(name, REQUIRED.get(name, {}) | settings)
+
+
 def build(name: str) -> methods.Method:
     torch.manual_seed(0)
     file = methods.load(name).Method
-    encoder, dim = encoders.build("vit_ti_16" if file.needs is encoders.ViT else "resnet10w32", image_size=SIZE)
-    method = file(methods.configure(name, {}), encoder, dim)
+    encoder, dim = encoders.build("vit_xti_16" if file.needs is encoders.ViT else "resnet10w32", image_size=SIZE)
+    method = file(configure(name), encoder, dim)
     method.prepare(IMAGES)
     method.before_epoch(
         0, lambda: functional.normalize(torch.randn(N, dim, generator=torch.Generator().manual_seed(3)))
@@ -98,8 +106,8 @@ def test_a_method_s_state_goes_through_a_state_dict(name):
 
 def test_the_encoder_is_the_one_that_was_given(name):
     method = build(name)
-    encoder, dim = encoders.build("vit_ti_16" if method.needs is encoders.ViT else "resnet10w32", image_size=SIZE)
-    assert type(method)(methods.configure(name, {}), encoder, dim).encoder is encoder
+    encoder, dim = encoders.build("vit_xti_16" if method.needs is encoders.ViT else "resnet10w32", image_size=SIZE)
+    assert type(method)(configure(name), encoder, dim).encoder is encoder
 
 
 def test_what_is_served_is_an_encoder_of_the_same_kind(name):
@@ -115,7 +123,7 @@ def test_pictures_are_images_of_three_channels(name):
 
 def test_a_setting_that_the_method_lacks_is_refused(name):
     with pytest.raises(BadSettings, match=r"'no_such_setting' of the method"):
-        methods.configure(name, {"no_such_setting": 1})
+        configure(name, no_such_setting=1)
 
 
 def test_a_temperature_that_is_not_positive_is_refused():

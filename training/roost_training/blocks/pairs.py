@@ -6,15 +6,16 @@ from torch import Tensor
 from roost_training.blocks import distributed
 
 
-def distances(z: Tensor) -> Tensor:
-    """Euclidean distances between all rows, float32 of shape (n, n); where two rows are equal the gradient is zero.
+def distances(za: Tensor, zb: Tensor) -> Tensor:
+    """Euclidean distances, float32 of shape (n, m); where two rows are equal the gradient is zero.
 
     Args:
-        z: Shape (n, dim).
+        za: Shape (n, dim).
+        zb: Shape (m, dim).
     """
-    with torch.autocast(z.device.type, enabled=False):
+    with torch.autocast(za.device.type, enabled=False):
         # By products, as fast as it is, the distance of two near rows is mostly rounding.
-        return torch.cdist(z.float(), z.float(), compute_mode="donot_use_mm_for_euclid_dist")
+        return torch.cdist(za.float(), zb.float(), compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def instances(rows: int, device: torch.device) -> Tensor:

@@ -35,6 +35,8 @@ class Images:
     """Of each file's bytes."""
     skipped: list[tuple[str, str]]
     """Path and reason of each file that is not among the images."""
+    held_out: frozenset[str] = frozenset()
+    """Paths of the folder's images that `split` took from these."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -153,7 +155,8 @@ def split(images: Images, *, fraction: float, seed: int) -> tuple[Images, Images
     if not len(held_out):
         held_out = generator.permutation(len(images))[:1]
     kept = np.setdiff1d(np.arange(len(images)), held_out)
-    return images.subset(kept), images.subset(np.sort(held_out))
+    taken = images.subset(np.sort(held_out))
+    return replace(images.subset(kept), held_out=frozenset(taken.paths)), taken
 
 
 def epoch_indices(

@@ -66,7 +66,7 @@ class Method(methods.Method):
             near = (self.nearest[who][:, :, None] == who).any(1)
             similar = similar | near | near.T
         loss = pairs.contrastive(
-            pairs.distances(z),
+            pairs.distances(z, z),
             similar=similar,
             dissimilar=~similar & pairs.apart(len(z), z.device),
             margin=self.config.margin,

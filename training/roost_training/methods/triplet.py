@@ -71,7 +71,7 @@ def batch_hard(z: Tensor, names: Tensor, *, margin: float | None) -> Tensor:
     """
     if margin is not None and not margin > 0:
         raise ValueError(f"a margin of {margin}; it must be positive")
-    distance, like = pairs.distances(z), pairs.alike(names)
+    distance, like = pairs.distances(z, z), pairs.alike(names)
     unlike = ~like & pairs.apart(len(z), z.device)
     farthest = distance.masked_fill(~like, 0).amax(1)
     nearest = distance.masked_fill(~unlike, torch.inf).amin(1)
