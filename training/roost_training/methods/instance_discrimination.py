@@ -24,7 +24,8 @@ class Config(methods.Config):
     temperature: PositiveFloat = 0.07
     dim: PositiveInt = 128
     negatives: NonNegativeInt = 0  # the paper: 4096 on ImageNet
-    """Images drawn as noise for each that is learnt; 0 for the exact softmax over all, up to some 100,000 images."""
+    """Images drawn as noise for a batch (the paper: for each of its images); 0 for the exact softmax over all, which
+    is affordable up to some 100,000 images."""
     momentum: Probability = 0.5
     """What a vector of the bank keeps of itself when its image is seen again."""
     proximal: NonNegativeFloat = 0.0
@@ -67,11 +68,11 @@ class Method(methods.Method):
         return exact(v, self.bank.rows.clone(), indices, temperature=self.config.temperature)
 
     def _nce(self, v: Tensor, own: Tensor) -> Tensor:
-        drawn = torch.randint(len(self.bank.rows), (len(v), self.config.negatives), device=v.device)
+        images = len(self.bank.rows)
+        noise = self.bank.rows[torch.randint(images, (self.config.negatives,), device=v.device)]
         with torch.autocast(v.device.type, enabled=False):
             positive = (v * own).sum(1) / self.config.temperature
-            negative = torch.einsum("bd,bnd->bn", v, self.bank.rows[drawn]) / self.config.temperature
-        images = len(self.bank.rows)
+            negative = v @ noise.T / self.config.temperature
         self.log_z.copy_(torch.where(self.log_z.isnan(), normaliser(negative, images=images), self.log_z))
         return nce(positive - self.log_z, negative - self.log_z, images=images)
 
