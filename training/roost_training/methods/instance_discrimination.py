@@ -36,15 +36,14 @@ class Method(methods.Method):
     """Classifies images into as many classes as there are images, whose weights are a memory bank."""
 
     wants_indices = True
+    log_z: Tensor
+    """Logarithm of the softmax's normalising constant: the first batch's (section 3.2), not a number until then."""
 
     def __init__(self, config: Config, encoder: nn.Module, feature_dim: int) -> None:
         super().__init__(encoder)
         self.config = config
         self.projector = nn.Linear(feature_dim, config.dim)
         self.register_buffer("log_z", torch.tensor(math.nan))
-
-    log_z: Tensor
-    """Logarithm of the softmax's normalising constant, of the first batch (section 3.2); not a number until then."""
 
     def views(self, base: Recipe, size: int) -> list[View]:
         """One: the bank stands for the other."""
@@ -59,13 +58,13 @@ class Method(methods.Method):
         (view,) = views
         v = functional.normalize(self.projector(self.encoder(view)).float(), dim=1)
         own = self.bank.rows[indices]
-        loss = self._nce(v, own) if self.config.negatives else self._exact(v, indices)
+        if self.config.negatives:
+            loss = self._nce(v, own)
+        else:
+            loss = exact(v, self.bank.rows.clone(), indices, temperature=self.config.temperature)
         loss = loss + self.config.proximal * (v - own).square().sum(1).mean()
         self.bank.update(indices, v, momentum=self.config.momentum)
         return {"loss": loss}
-
-    def _exact(self, v: Tensor, indices: Tensor) -> Tensor:
-        return exact(v, self.bank.rows.clone(), indices, temperature=self.config.temperature)
 
     def _nce(self, v: Tensor, own: Tensor) -> Tensor:
         images = len(self.bank.rows)
