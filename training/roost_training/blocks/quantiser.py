@@ -57,12 +57,13 @@ class Quantiser(nn.Module):
         """
         with torch.autocast(vectors.device.type, enabled=False):
             vectors = vectors.float()
+            everyone = distributed.gather(vectors.detach()) if self.training else vectors
             if self.training:
-                self._restart(vectors.detach())
+                self._restart(everyone, own=len(vectors))
             codes = nearest(vectors.detach(), self.codebook)
             chosen = self.codebook[codes]
             if self.training:
-                self._follow(vectors.detach(), codes)
+                self._follow(everyone, distributed.gather(codes[:, None])[:, 0])
             return Quantised(
                 values=vectors + (chosen - vectors).detach(),
                 codes=codes,
@@ -70,22 +71,21 @@ class Quantiser(nn.Module):
             )
 
     @torch.no_grad()
-    def _restart(self, vectors: Tensor) -> None:
-        everyone = distributed.gather(vectors)
+    def _restart(self, everyone: Tensor, *, own: int) -> None:
         # Each process draws for its own vectors, so that all know every draw and choose the same.
-        order = distributed.gather(torch.rand_like(vectors[:, :1]))[:, 0].argsort()
+        order = distributed.gather(torch.rand(own, 1, device=everyone.device))[:, 0].argsort()
         fresh = everyone[order[torch.arange(len(self.codebook), device=order.device) % len(order)]]
         average = len(everyone) / len(self.codebook)
         dead = self.counts < DEAD * average
         self.codebook.copy_(torch.where(dead[:, None], fresh, self.codebook))
-        self.counts.masked_fill_(dead, average)
         self.sums.copy_(torch.where(dead[:, None], fresh * average, self.sums))
+        self.counts.masked_fill_(dead, average)
 
     @torch.no_grad()
-    def _follow(self, vectors: Tensor, codes: Tensor) -> None:
-        chosen = functional.one_hot(distributed.gather(codes[:, None])[:, 0], len(self.codebook)).to(vectors.dtype)
+    def _follow(self, everyone: Tensor, codes: Tensor) -> None:
+        chosen = functional.one_hot(codes, len(self.codebook)).to(everyone.dtype)
         self.counts.lerp_(chosen.sum(0), 1 - self.decay)
-        self.sums.lerp_(chosen.T @ distributed.gather(vectors), 1 - self.decay)
+        self.sums.lerp_(chosen.T @ everyone, 1 - self.decay)
         self.codebook.copy_(self.sums / self.counts[:, None])
 
 
