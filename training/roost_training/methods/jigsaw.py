@@ -55,18 +55,11 @@ class Method(methods.Method):
 
     def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor]:
         """The loss over one view (batch, 3, size, size)."""
-        pieces, order = self.puzzle.shuffle(self.puzzle.cut(views[0]))
-        logits = self.puzzle(patches.encode(self.encoder, pieces))
-        return {
-            "loss": functional.cross_entropy(logits.float(), order),
-            "solved": (logits.argmax(1) == order).float().mean(),
-        }
+        return self.puzzle.play(self.encoder, views[0])
 
     def pictures(self, views: Sequence[Tensor]) -> dict[str, Tensor]:
         """The puzzles as the encoder sees them, and as it solves them."""
-        pieces, _ = self.puzzle.shuffle(self.puzzle.cut(views[0]))
-        found = self.puzzle(patches.encode(self.encoder, pieces)).argmax(1)
-        return {"puzzles": patches.tile(pieces), "solved": patches.tile(self.puzzle.restore(pieces, found))}
+        return self.puzzle.draw(self.encoder, views[0])
 
 
 class Puzzle(nn.Module):
@@ -107,6 +100,21 @@ class Puzzle(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Logits (n, permutations) of the orders, from features (n, 9, feature_dim) of shuffled pieces."""
         return self.head(self.reduce(features).flatten(1))
+
+    def play(self, encoder: nn.Module, images: Tensor) -> dict[str, Tensor]:
+        """The loss of puzzles that are cut from images (n, 3, size, size), and the share of them that is solved."""
+        pieces, order = self.shuffle(self.cut(images))
+        logits = self(patches.encode(encoder, pieces))
+        return {
+            "loss": functional.cross_entropy(logits.float(), order),
+            "solved": (logits.argmax(1) == order).float().mean(),
+        }
+
+    def draw(self, encoder: nn.Module, images: Tensor) -> dict[str, Tensor]:
+        """Puzzles that are cut from images (n, 3, size, size), as they are shuffled and as they are solved."""
+        pieces, _ = self.shuffle(self.cut(images))
+        found = self(patches.encode(encoder, pieces)).argmax(1)
+        return {"puzzles": patches.tile(pieces), "solved": patches.tile(self.restore(pieces, found))}
 
 
 def _rows(pieces: Tensor) -> Tensor:
