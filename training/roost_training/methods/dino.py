@@ -82,7 +82,7 @@ class Method(methods.Method):
         )
         # One row comes from each process, so that the centre is equal in all.
         mean = distributed.gather(teacher.mean((0, 1))[None]).mean(0)
-        self.centre.lerp_(mean, 1 - self.config.centre_momentum)
+        self.centre.lerp_(mean.to(self.centre), 1 - self.config.centre_momentum)
         return {"loss": loss}
 
     @torch.no_grad()
