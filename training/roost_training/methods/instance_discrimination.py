@@ -37,13 +37,13 @@ class Method(methods.Method):
 
     wants_indices = True
     log_z: Tensor
-    """Logarithm of the softmax's normalising constant: the first batch's (section 3.2), not a number until then."""
+    """Logarithm of the softmax's normalising constant: the first batch's (section 3.2), infinite until then."""
 
     def __init__(self, config: Config, encoder: nn.Module, feature_dim: int) -> None:
         super().__init__(encoder)
         self.config = config
         self.projector = nn.Linear(feature_dim, config.dim)
-        self.register_buffer("log_z", torch.tensor(math.nan))
+        self.register_buffer("log_z", torch.tensor(math.inf))
 
     def views(self, base: Recipe, size: int) -> list[View]:
         """One: the bank stands for the other."""
@@ -72,7 +72,7 @@ class Method(methods.Method):
         with torch.autocast(v.device.type, enabled=False):
             positive = (v * own).sum(1) / self.config.temperature
             negative = v @ noise.T / self.config.temperature
-        self.log_z.copy_(torch.where(self.log_z.isnan(), normaliser(negative, images=images), self.log_z))
+        self.log_z.copy_(torch.where(self.log_z.isinf(), normaliser(negative, images=images), self.log_z))
         return nce(positive - self.log_z, negative - self.log_z, images=images)
 
 
