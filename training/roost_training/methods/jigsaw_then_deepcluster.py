@@ -1,0 +1,59 @@
+"""Jigsaw, then deep clustering: an encoder that has solved puzzles gives the first clusters.
+
+Lai and Mundhenk, poster "Combining Self-supervised Tasks with Deep Clustering of Visual Features"; the parts are
+those of https://arxiv.org/abs/1603.09246 and https://arxiv.org/abs/1807.05520.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from roost_training.methods import deepcluster, jigsaw
+from roost_training.views.recipe import Recipe, View
+
+
+class Config(jigsaw.Config, deepcluster.Config):
+    """The settings of both, and when one gives way to the other."""
+
+    share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Of the training that is jigsaw; clustering begins with the first epoch after it."""
+
+
+class Method(deepcluster.Method):
+    """Solves puzzles, cut from a second and larger view, until the clustering begins."""
+
+    idle_parameters = True
+    done: Tensor
+    began: Tensor
+
+    def __init__(self, config: Config, encoder: nn.Module, feature_dim: int) -> None:
+        super().__init__(config, encoder, feature_dim)
+        self.view_scale, self.share = config.view_scale, config.share
+        self.puzzle = jigsaw.Puzzle(config, feature_dim)
+        self.register_buffer("done", torch.tensor(0.0))
+        self.register_buffer("began", torch.tensor(-1))  # the first epoch of clustering
+
+    def views(self, base: Recipe, size: int) -> list[View]:
+        """The view whose cluster is told, and the one that is cut up."""
+        return [*super().views(base, size), View(base, round(self.view_scale * size))]
+
+    def before_epoch(self, epoch: int, embed: Callable[[], Tensor]) -> Iterable[nn.Parameter]:
+        """Begin to cluster where it is time, and go on with it from then."""
+        if self.began < 0 and self.done >= self.share:
+            self.began.fill_(epoch)
+        return () if self.began < 0 else super().before_epoch(epoch - int(self.began), embed)
+
+    def after_step(self, progress: float) -> None:
+        """Take note of how much is done."""
+        self.done.fill_(progress)
+
+    def forward(self, views: Sequence[Tensor], indices: Tensor) -> dict[str, Tensor]:
+        """The loss of puzzles or of clusters, over two views of the images at `indices`, int64 (batch,)."""
+        return self.puzzle.play(self.encoder, views[1]) if self.began < 0 else super().forward(views[:1], indices)
+
+    def pictures(self, views: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The puzzles as the encoder sees them, and as it solves them still."""
+        return self.puzzle.draw(self.encoder, views[1])
