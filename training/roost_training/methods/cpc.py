@@ -21,7 +21,7 @@ from roost_training.views.recipe import Probability, Recipe, View
 class Config(methods.Config):
     """CPC's settings."""
 
-    view_scale: Annotated[float, Field(ge=1, le=8)] = 2.0
+    view_scale: Annotated[float, Field(ge=1, le=8)] = 1.5
     """Side of what is cut up, in sides of the image that the encoder is trained for."""
     grid: Annotated[int, Field(ge=3, le=16)] = 5  # the papers: 7, of images of 256 pixels
     """Patches along an axis; they overlap by half."""

@@ -20,6 +20,8 @@ from roost_training.views.recipe import Probability, Recipe, View
 
 PIECES = 9
 GRID = 3
+ORDERS = 8
+"""In which a step sees each image; the paper: 1, and 69 in all of its training."""
 
 
 class Config(methods.Config):
@@ -54,7 +56,7 @@ class Method(methods.Method):
         return [View(base, round(self.view_scale * size))]
 
     def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor]:
-        """The loss over one view (batch, 3, size, size)."""
+        """The loss over one view (batch, 3, size, size), in several orders."""
         return self.puzzle.play(self.encoder, views[0])
 
     def pictures(self, views: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -103,8 +105,10 @@ class Puzzle(nn.Module):
 
     def play(self, encoder: nn.Module, images: Tensor) -> dict[str, Tensor]:
         """The loss of puzzles that are cut from images (n, 3, size, size), and the share of them that is solved."""
-        pieces, order = self.shuffle(self.cut(images))
-        logits = self(patches.encode(encoder, pieces))
+        features = patches.encode(encoder, self.cut(images))
+        # The encoder sees each piece by itself: to shuffle what it says of them is to shuffle them, and costs nothing.
+        shuffled, order = self.shuffle(features.repeat(ORDERS, 1, 1))
+        logits = self(shuffled)
         return {
             "loss": functional.cross_entropy(logits.float(), order),
             "solved": (logits.argmax(1) == order).float().mean(),
