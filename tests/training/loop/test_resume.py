@@ -50,7 +50,7 @@ def wait_for_steps(process: subprocess.Popen, count: int) -> None:
 
 def without_times(settings: TrainSettings) -> list[dict[str, float]]:
     lines = [json.loads(line) for line in (settings.out / "metrics.jsonl").read_text().splitlines()]
-    timed = {"seconds", "seconds_left", "images_per_second", "data_wait"}
+    timed = {"seconds", "cpu_seconds", "seconds_left", "images_per_second", "data_wait"}
     return [{key: value for key, value in line.items() if key not in timed} for line in lines]
 
 

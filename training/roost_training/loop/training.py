@@ -210,7 +210,8 @@ class _Loop:
             position.figures |= found | loss
             position.low = collapse.is_low(found, settings)
             record |= found
-        record |= {"seconds": self.clock.seconds, "seconds_left": self._seconds_left()}
+        record |= {"seconds": self.clock.seconds, "cpu_seconds": self.clock.cpu_seconds}
+        record |= {"seconds_left": self._seconds_left()}
         self._record("epoch", record)
         self.reporter.epoch(record)
         if position.low and (was_low or self.progress >= 1):
