@@ -34,8 +34,8 @@ class Tile:
     """The second line, such as a label."""
 
 
-def draw(rows: Sequence[Sequence[Tile]]) -> Image.Image:
-    """Draw rows of images; the first of each row is the query and is framed and set apart.
+def draw(rows: Sequence[Sequence[Tile]], *, queries: bool = True) -> Image.Image:
+    """Draw rows of images; the first of each row is the query and is framed and set apart, unless there are none.
 
     An image that cannot be read is drawn as an empty tile, since a picture with a hole says more than none.
     """
@@ -48,14 +48,15 @@ def draw(rows: Sequence[Sequence[Tile]]) -> Image.Image:
     for number, row in enumerate(rows):
         top = MARGIN + number * (SIDE + 2 * LINE + GAP)
         for place, tile in enumerate(row):
-            left = MARGIN + place * (SIDE + GAP) + (GAP if place else 0)
+            left = MARGIN + place * (SIDE + GAP) + (GAP if place and queries else 0)
             canvas.paste(_picture(tile.image), (left, top), _mask())
-            if place == 0:
+            query = queries and place == 0
+            if query:
                 box = (left - 3, top - 3, left + SIDE + 2, top + SIDE + 2)
                 pen.rounded_rectangle(box, radius=CORNER + 3, outline=ACCENT, width=2)
             centre = left + SIDE / 2
             below = top + SIDE + LINE / 2 + 2
-            pen.text((centre, below), _fit(tile.title, font), fill=INK if place else ACCENT, font=font, anchor="mm")
+            pen.text((centre, below), _fit(tile.title, font), fill=ACCENT if query else INK, font=font, anchor="mm")
             pen.text((centre, below + LINE), _fit(tile.caption, font), fill=FAINT, font=font, anchor="mm")
     return canvas
 

@@ -6,7 +6,7 @@ typed wrong, 3 some files failed and the others are done, 130 Ctrl-C.
 
 import typer
 
-from roost.cli import doctor, index, items, offline, query, serve, settings
+from roost.cli import doctor, evaluate, index, items, offline, query, serve, settings
 from roost.cli.app import Commands, root
 from roost.cli.flags import settings_command
 
@@ -16,7 +16,7 @@ def build() -> typer.Typer:
     plain = {"no_args_is_help": True, "context_settings": {"help_option_names": ["-h", "--help"]}}
     app = typer.Typer(cls=Commands, pretty_exceptions_enable=False, add_completion=False, **plain)
     app.callback()(root)
-    for command in (offline.train, offline.export, offline.cluster):
+    for command in (offline.train, evaluate.evaluate, evaluate.compare, offline.export, offline.cluster):
         app.command(rich_help_panel="Offline: images to a model")(command)
     app.command(
         rich_help_panel="Online: a model to answers", cls=settings_command("roost_serving.settings", "ServeSettings")

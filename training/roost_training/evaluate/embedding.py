@@ -10,9 +10,10 @@ from torch.nn import functional
 
 from roost_training.encoders import Embedder
 from roost_training.images.data import Images
+from roost_training.views import augment
+from roost_training.views.recipe import Recipe
 
 BATCH = 500
-THUMBNAIL = 32
 
 Progress = Callable[[int, int], None]
 """Called with the images done and the images in all."""
@@ -64,14 +65,35 @@ def served(embedder: Embedder, found: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def thumbnails(embedder: Embedder, images: Images) -> Tensor:
-    """The pixels, float32 (n, values): normalised as for the encoder, and at most 32 a side, to keep them few."""
-    side = min(images.side, THUMBNAIL)
-    planes = (embedder.normalise(pixels.to(embedder.mean.device)) for pixels in batches(images))
-    return torch.cat([functional.adaptive_avg_pool2d(part, side).flatten(1) for part in planes])
+def two_views(
+    embedder: Embedder, images: Images, recipe: Recipe, *, size: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Embeddings of two augmented copies of each image, each unit-length float32 (n, dim).
+
+    Args:
+        embedder: In evaluation mode.
+        images: That the copies are cut from, at any size.
+        recipe: How.
+        size: Side of the copies, in pixels: the encoder's.
+        generator: Of the CPU; it is moved on.
+    """
+
+    def view(pixels: Tensor) -> Tensor:
+        made = augment.augment(pixels.to(embedder.mean.device), recipe, size=size, generator=generator)
+        return served(embedder, embedder.encoder((made - embedder.mean) / embedder.std).float())
+
+    pairs = [(view(pixels), view(pixels)) for pixels in batches(images)]
+    return torch.cat([za for za, _ in pairs]), torch.cat([zb for _, zb in pairs])
 
 
 def batches(images: Images) -> Iterator[Tensor]:
     """The images' pixels in their order, uint8 (at most 500, side, side, 3)."""
     for indices in np.array_split(np.arange(len(images)), -(-len(images) // BATCH)):
         yield torch.from_numpy(images.gather(indices))
+
+
+def evenly(images: Images, most: int) -> Images:
+    """All images, or of more than `most` so many, evenly spread."""
+    if len(images) <= most:
+        return images
+    return images.subset(np.linspace(0, len(images) - 1, most).round().astype(np.int64))

@@ -1,5 +1,8 @@
 """The figures of one encoder on one set of images: what reports, comparisons and benchmarks print."""
 
+from dataclasses import dataclass
+from typing import Literal
+
 import numpy as np
 from torch import Tensor
 
@@ -12,6 +15,49 @@ from roost_training.evaluate.embedding import Vectors, vectors
 from roost_training.images.data import Images
 
 KNN = (20, 200)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """How a figure is read."""
+
+    title: str
+    meaning: str
+    better: Literal["higher", "lower", ""] = "higher"
+    """Whether one encoder's being higher is good, where the figure alone can say so."""
+
+
+FIGURES = {
+    "knn20": Figure("kNN-20", "20 nearest images of the bank vote"),
+    "knn200": Figure("kNN-200", "200 vote"),
+    "linear_probe": Figure("linear probe", "on the encoder's features"),
+    "linear_probe_embeddings": Figure("linear probe, embeddings", "on what is served"),
+    "recall_at_1": Figure("recall@1", "an image of the class is the nearest"),
+    "recall_at_5": Figure("recall@5", "is among the 5 nearest"),
+    "recall_at_10": Figure("recall@10", "is among the 10 nearest"),
+    "map": Figure("mAP", "mean average precision of the whole bank in order"),
+    "nmi": Figure("k-means NMI", "mutual information of clusters and classes"),
+    "ari": Figure("k-means ARI", "pairs that agree, beyond chance"),
+    "purity": Figure("k-means purity", "in their cluster's commonest class"),
+    "cluster_accuracy": Figure("k-means accuracy", "each cluster stands for one class (Hungarian)"),
+    "mixture_nmi": Figure("mixture NMI", "likewise, by likeliest Gaussian"),
+    "mixture_ari": Figure("mixture ARI", "likewise"),
+    "mixture_purity": Figure("mixture purity", "likewise"),
+    "mixture_accuracy": Figure("mixture accuracy", "likewise"),
+    "clusters_k": Figure("clusters", "how many", ""),
+    "rankme": Figure("RankMe", "dimensions that the features use; needs no labels"),
+    "feature_std": Figure("feature std", "0 collapsed, about 1 everywhere alike", ""),
+    "alignment": Figure("alignment", "squared distance of two views; lower, at one uniformity", ""),
+    "uniformity": Figure("uniformity", "0 collapsed; lower, at one alignment", ""),
+}
+"""Every figure in the order of a table."""
+
+
+def shown(name: str, value: float | None) -> str:
+    """A figure as a table has it."""
+    if value is None:
+        return "-"
+    return {"rankme": f"{value:.1f}", "clusters_k": f"{value:.0f}"}.get(name, f"{value:.3f}")
 
 
 def measure(embedder: Embedder, bank: Images, queries: Images, *, seed: int = 0) -> dict[str, float]:
@@ -111,12 +157,13 @@ def agreements(clusters: Clusters, embeddings: Tensor, labels: np.ndarray) -> di
 
 def settings(*, seed: int = 0) -> dict[str, dict[str, object]]:
     """What each measure ran with, by name."""
+    fitted = evaluate.settings_of(cluster.fit)
     return {
         "kNN": evaluate.settings_of(evaluate.knn_accuracy, k=KNN),
         "linear probe": evaluate.settings_of(evaluate.linear_probe),
         "retrieval": evaluate.settings_of(evaluate.retrieval),
         "uniformity": evaluate.settings_of(evaluate.uniformity),
-        "clusters": {"seed": seed} | evaluate.settings_of(cluster.fit),
+        "clusters": {"seed": seed} | {name: fitted[name] for name in ("starts", "held_out_fraction")},
     }
 
 
