@@ -60,6 +60,14 @@ def test_both_losses_are_added_by_their_weights():
     assert loss(method) == pytest.approx(clusters + 0.25 * puzzles, rel=1e-6)
 
 
+def test_the_puzzles_may_have_odd_pieces():
+    method = build("jigsaw_with_deepcluster", odd=3)
+    method.before_epoch(0, features)
+    puzzles, clusters = losses(method)
+    assert loss(method) == pytest.approx(clusters + puzzles, rel=1e-6)
+    assert method.puzzle.exchange(torch.arange(9).expand(4, 9))[1].sum(1).tolist() == [3] * 4
+
+
 @pytest.mark.parametrize("name", ["jigsaw_with_deepcluster", "jigsaw_then_deepcluster"])
 def test_the_view_that_is_cut_up_is_larger_than_the_one_whose_cluster_is_told(name):
     assert [view.size for view in build(name, view_scale=1.5).views(Recipe(), 32)] == [32, 48]

@@ -5,17 +5,20 @@ Features"; the parts are those of https://arxiv.org/abs/1603.09246 and https://a
 """
 
 from collections.abc import Sequence
+from typing import Annotated
 
-from pydantic import PositiveFloat
+from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
-from roost_training.methods import deepcluster, jigsaw
+from roost_training.methods import deepcluster, jigsaw, jigsaw_odd
 from roost_training.views.recipe import Recipe, View
 
 
-class Config(jigsaw.Config, deepcluster.Config):
+class Config(jigsaw_odd.Config, deepcluster.Config):
     """The settings of both, and how much each counts."""
 
+    odd: Annotated[int, Field(ge=0, le=4)] = 0
+    """Pieces of each puzzle that are another image's, as in `jigsaw_odd`."""
     puzzle_weight: PositiveFloat = 1.0
     """Of the puzzles' loss beside the clusters'; both are logarithms of a number of answers at first."""
 
@@ -26,7 +29,7 @@ class Method(deepcluster.Method):
     def __init__(self, config: Config, encoder: nn.Module, feature_dim: int) -> None:
         super().__init__(config, encoder, feature_dim)
         self.view_scale, self.puzzle_weight = config.view_scale, config.puzzle_weight
-        self.puzzle = jigsaw.Puzzle(config, feature_dim)
+        self.puzzle = (jigsaw_odd if config.odd else jigsaw).Puzzle(config, feature_dim)
 
     def views(self, base: Recipe, size: int) -> list[View]:
         """The view whose cluster is told, and the one that is cut up."""
