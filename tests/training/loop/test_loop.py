@@ -286,8 +286,6 @@ def test_a_method_that_wants_labels_refuses_folders_without_classes(settings, su
 
 def test_an_encoder_that_collapsed_makes_no_artifact(settings, supervised):
     given = settings(method="collapsing")
-    with pytest.raises(
-        TrainingFailed, match=r"The encoder collapsed: in epoch 1 .* rankme 1, under min_rankme = 1\.01"
-    ):
+    with pytest.raises(TrainingFailed, match=r"The encoder collapsed: in epoch 1 .* rankme 1, under min_rankme"):
         train(given, progress=Reporter())
     assert not (given.out / artifact.MANIFEST).exists()
