@@ -17,7 +17,7 @@ from roost_training.views.recipe import Recipe
 METHODS = runpy.run_path(str(Path(__file__).parents[1] / "methods" / "test_methods.py"))
 ROWS = 8
 """Images of one process."""
-EXACT = ("simclr", "barlow_twins", "swav", "dino", "vicreg", "byol", "simsiam")
+EXACT = ("simclr", "barlow_twins", "swav", "dino", "vicreg", "byol", "simsiam", "drlim", "siamese", "triplet")
 """Methods whose loss over two processes' images is the loss of one process with all of them."""
 
 
