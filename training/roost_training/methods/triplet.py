@@ -29,7 +29,7 @@ class Config(methods.Config):
     margin: PositiveFloat | None = None
     """How much farther the unlike must be; None for the paper's soft margin, which never stops pulling."""
     dim: PositiveInt = 128
-    """Length of a projection, whose distances count; they are not normalised, as in the paper."""
+    """Length of a projection, whose distances count; it has no unit length, as in the paper."""
 
 
 class Method(methods.Method):
@@ -39,7 +39,10 @@ class Method(methods.Method):
         super().__init__(encoder)
         self.config = config
         self.wants_labels = config.similar == "labels"
-        self.projector = mlp(feature_dim, feature_dim, config.dim)
+        # The paper has no norm here; where images are their own classes, all rows would shrink to a point and stay.
+        self.projector = nn.Sequential(
+            mlp(feature_dim, feature_dim, config.dim), nn.BatchNorm1d(config.dim, affine=False)
+        )
 
     def views(self, base: Recipe, size: int) -> list[View]:
         """As many alike copies as the settings say."""
