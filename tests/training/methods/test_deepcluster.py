@@ -1,4 +1,5 @@
 import math
+import socket
 
 import numpy as np
 import pytest
@@ -157,3 +158,35 @@ def test_the_mixture_keeps_no_more_clusters_than_there_are():
 def test_settings_below_one_are_refused(setting):
     with pytest.raises(BadSettings, match=f"'{setting}' of the method deepcluster"):
         methods.configure("deepcluster", {setting: 0})
+
+
+def one_of_two_processes(rank: int, port: int, answers) -> None:
+    """The clusters that a process ends with whose features differ from the other's, as rounding may have it."""
+    from torch import distributed
+
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    method = build("deepcluster_em", clusters=5)
+    method.before_epoch(0, lambda: features(rank))
+    answers.put((rank, method.clusters.tolist(), method.shares.tolist()))
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+def test_two_processes_have_the_clusters_of_the_first():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = torch.multiprocessing.get_context("fork")
+    answers = context.Queue()
+    processes = [context.Process(target=one_of_two_processes, args=(rank, port, answers)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    found = [answers.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join()
+    alone = build("deepcluster_em", clusters=5)
+    alone.before_epoch(0, features)
+    for _, clusters, shares in found:
+        assert clusters == alone.clusters.tolist()
+        assert shares == alone.shares.tolist()
