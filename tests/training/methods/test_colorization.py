@@ -111,6 +111,6 @@ def test_pictures_are_coloured_by_the_annealed_mean():
     torch.nn.init.zeros_(method.decoder.last.bias)
     blue = torch.cdist(torch.tensor([[0.0, -40.0]]), method.bins)[0].argmin()
     with torch.no_grad():
-        method.decoder.last.bias[blue] = 100
+        method.decoder.last.bias.view(-1, 4)[blue] = 100  # the four sub-pixels of a channel
     coloured = method.pictures([views_of(torch.full((1, 3, 16, 16), 0.5))])["coloured"] * 0.29 + 0.5
     assert lab.from_rgb(coloured)[0, 1:, 8, 8].tolist() == pytest.approx(method.bins[blue].tolist(), abs=0.5)

@@ -5,16 +5,17 @@ import itertools
 from torch import Tensor, nn
 from torch.nn import functional
 
-STEPS = 4
-"""Enlargements; each halves the channels, so that each costs about as much as the one before."""
-NARROWEST = 16
+STEPS = 3
+"""Enlargements before the last, which trades channels for pixels; each halves the channels."""
+NARROWEST = 32
 
 
 class Decoder(nn.Module):
-    """Nearest-neighbour enlargements, each followed by a 3x3 convolution, which leave no chequerboard.
+    """Nearest-neighbour enlargements, each followed by a 3x3 convolution, and a last one by sub-pixels.
 
-    Odena, Dumoulin, Olah, 2016, https://distill.pub/2016/deconv-checkerboard. There are no skips from the encoder:
-    what the decoder draws has passed the encoder's last map.
+    The former leave no chequerboard (Odena, Dumoulin, Olah, 2016, https://distill.pub/2016/deconv-checkerboard); the
+    latter draws full size at the cost of half (Shi and others, CVPR 2016, https://arxiv.org/abs/1609.05158). There are
+    no skips from the encoder: what the decoder draws has passed the encoder's last map.
 
     Args:
         dim: Channels of the map.
@@ -26,23 +27,24 @@ class Decoder(nn.Module):
         super().__init__()
         widths = [dim, *(max(width >> step, NARROWEST) for step in range(STEPS))]
         self.steps = nn.ModuleList(_step(before, after) for before, after in itertools.pairwise(widths))
-        self.last = nn.Conv2d(widths[-1], out, kernel_size=3, padding=1)
+        self.last = nn.Conv2d(widths[-1], 4 * out, kernel_size=3, padding=1)
 
     def forward(self, maps: Tensor, *, size: int) -> Tensor:
         """Draw images.
 
         Args:
-            maps: Features, (batch, dim, rows, columns), rows and columns at most `size`.
+            maps: Features, (batch, dim, rows, columns).
             size: Side of the images, in pixels.
 
         Returns:
             (batch, out, size, size), unbounded.
         """
-        x = maps
+        x, half = maps, -(-size // 2)
         for index, step in enumerate(self.steps):
-            side = -(-size // 2 ** (STEPS - 1 - index))
-            x = step(functional.interpolate(x, size=(max(side, x.shape[2]), max(side, x.shape[3]))))
-        return self.last(x)
+            due = -(-size // 2 ** (STEPS - index))
+            x = step(functional.interpolate(x, size=[min(max(due, side), half) for side in x.shape[2:]]))
+        drawn = functional.pixel_shuffle(self.last(x), 2)
+        return drawn[..., :size, :size]
 
 
 class VectorDecoder(nn.Module):

@@ -30,9 +30,10 @@ class Config(methods.Config):
     decay: Annotated[float, Field(gt=0, lt=1)] = 0.97  # the paper: 0.99, for runs of 250,000 steps
     """Of the codebook's moving averages."""
     width: PositiveInt = 64
-    """Channels of the decoder after its first enlargement, and of the prior."""
+    """Channels of the decoder after its first enlargement."""
+    prior_width: PositiveInt = 32
     prior_depth: PositiveInt = 3
-    """Residual blocks of the prior."""
+    """Channels and residual blocks of the prior."""
 
 
 class Method(methods.Method):
@@ -53,7 +54,7 @@ class Method(methods.Method):
         )
         self.quantiser = Quantiser(codes=config.codes, dim=config.code_dim, decay=config.decay)
         self.decoder = Decoder(config.code_dim, width=config.width)
-        self.prior = PixelPrior(codes=config.codes, width=config.width, depth=config.prior_depth)
+        self.prior = PixelPrior(codes=config.codes, width=config.prior_width, depth=config.prior_depth)
 
     def views(self, base: Recipe, size: int) -> list[View]:
         """One view, in its true colours."""
