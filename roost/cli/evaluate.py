@@ -84,7 +84,9 @@ def compare(
             for title, cells, best in comparison.rows(found)
         ]
         table(["figure", *(f"#{name}" for name in names)], figures)
-        table(["setting", *(f"#{name}" for name in names)], [[key, *values] for key, values in found.differing.items()])
+        if found.differing:
+            settings = [[key, *values] for key, values in found.differing.items()]
+            table(["setting", *(f"#{name}" for name in names)], settings)
     for note in found.notes:
         say(note)
     if out is not None:

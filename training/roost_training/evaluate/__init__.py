@@ -16,7 +16,7 @@ from roost_training.evaluate.partitions import agreement as agreement
 from roost_training.evaluate.probe import Probe as Probe
 from roost_training.evaluate.probe import linear_probe as linear_probe
 from roost_training.evaluate.retrieval import Retrieval as Retrieval
-from roost_training.evaluate.retrieval import retrieval as retrieval
+from roost_training.evaluate.retrieval import score_retrieval as score_retrieval
 from roost_training.evaluate.spectrum import feature_std as feature_std
 from roost_training.evaluate.spectrum import rankme as rankme
 from roost_training.evaluate.spectrum import signs_of_collapse as signs_of_collapse

@@ -29,7 +29,7 @@ class Run:
     """One of the runs."""
 
     name: str
-    """Its folder, as it was given."""
+    """Its folder's, or the whole path where two folders have the same."""
     method: str
     encoder: str
     figures: dict[str, float]
@@ -71,7 +71,8 @@ def compare(folders: Sequence[Path]) -> Comparison:
     """
     if len({folder.resolve() for folder in folders}) < max(len(folders), 2):
         raise BadSettings("Give at least two different runs to compare.")
-    runs = [_read(folder) for folder in folders]
+    short = len({folder.resolve().name for folder in folders}) == len(folders)
+    runs = [_read(folder, name=folder.resolve().name if short else str(folder)) for folder in folders]
     alike = _alike(runs)
     ranked = [each for each in runs if "rankme" in each.figures]
     choosable = alike and len(ranked) == len(runs) and len({each.encoder for each in runs}) == 1
@@ -141,7 +142,7 @@ def write(folder: Path, found: Comparison) -> None:
         (draft / FILE).write_text(json.dumps(asdict(found), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _read(folder: Path) -> Run:
+def _read(folder: Path, *, name: str) -> Run:
     opened = open_(folder)
     if opened.settings is None:
         raise BadArtifact(f"{folder} is an exported model, not a run. Compare the runs.", path=folder)
@@ -154,7 +155,7 @@ def _read(folder: Path) -> Run:
         scored = measured.images
     held_out = settings.val.resolve() if settings.val else (settings.val_fraction, settings.seed)
     return Run(
-        name=str(folder),
+        name=name,
         method=manifest.method,
         encoder=f"{manifest.encoder} at {manifest.input.size} pixels",
         figures=found,

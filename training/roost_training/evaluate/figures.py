@@ -161,7 +161,7 @@ def settings(*, seed: int = 0) -> dict[str, dict[str, object]]:
     return {
         "kNN": evaluate.settings_of(evaluate.knn_accuracy, k=KNN),
         "linear probe": evaluate.settings_of(evaluate.linear_probe),
-        "retrieval": evaluate.settings_of(evaluate.retrieval),
+        "retrieval": evaluate.settings_of(evaluate.score_retrieval),
         "uniformity": evaluate.settings_of(evaluate.uniformity),
         "clusters": {"seed": seed} | {name: fitted[name] for name in ("starts", "held_out_fraction")},
     }
@@ -178,5 +178,5 @@ def _probes(bank: Vectors, queries: Vectors, bank_labels: np.ndarray, query_labe
 
 
 def _retrieval(bank: Tensor, bank_labels: np.ndarray, queries: Tensor, query_labels: np.ndarray) -> dict[str, float]:
-    found = evaluate.retrieval(bank, bank_labels, queries, query_labels)
+    found = evaluate.score_retrieval(bank, bank_labels, queries, query_labels)
     return {f"recall_at_{k}": share for k, share in found.recall.items()} | {"map": found.mean_average_precision}

@@ -1,12 +1,13 @@
 """A folder that is there as a whole or not at all."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from roost.errors import BadSettings
+from roost.errors import BadSettings, DiskFull
 
 
 def check(folder: Path, marker: str) -> None:
@@ -34,7 +35,8 @@ def replacing(folder: Path, marker: str) -> Iterator[Path]:
         marker: As in `check`.
 
     Raises:
-        BadSettings: As in `check`, or the disk cannot take it.
+        BadSettings: As in `check`, or it cannot be written.
+        DiskFull: No space is left.
     """
     check(folder, marker)
     draft, before = (folder.parent / f".{folder.name}.{os.getpid()}.{name}" for name in ("new", "old"))
@@ -47,6 +49,7 @@ def replacing(folder: Path, marker: str) -> Iterator[Path]:
         draft.rename(folder)
         shutil.rmtree(before, ignore_errors=True)
     except OSError as error:
-        raise BadSettings(f"{folder} cannot be written ({error}). Free some space, or give another --out.", out=folder)
+        kind = DiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else BadSettings
+        raise kind(f"{folder} cannot be written: {error}. Free some space, or give another --out.", out=folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)

@@ -26,7 +26,7 @@ class Retrieval:
     """That count. One whose class the bank lacks has nothing to find, and is left out."""
 
 
-def retrieval(
+def score_retrieval(
     bank: Array,
     bank_labels: Array,
     queries: Array,
