@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from roost_training import methods
 from roost_training.blocks import distributed, multicrop
+from roost_training.blocks.heads import mlp
 from roost_training.blocks.momentum import cosine_momentum, follow, teacher_of
 from roost_training.blocks.prototypes import Prototypes
 from roost_training.views.recipe import Probability, Recipe, View
@@ -36,6 +37,8 @@ class Config(methods.Config):
     hidden: PositiveInt = 512  # the paper: 2048
     dim: PositiveInt = 64  # the paper: 256
     """Length of the head's bottleneck."""
+    norm: bool = True  # the paper: none, to be free of it with a ViT
+    """Batch norm in the head: keeps images apart from the first step on."""
     local_crops: NonNegativeInt = 4  # the paper: 6 to 10
     local_size: PositiveInt | None = None
     """Side of the local crops in pixels; half of the image's where not given."""
@@ -102,13 +105,8 @@ class Head(nn.Module):
 
     def __init__(self, config: Config, feature_dim: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(feature_dim, config.hidden),
-            nn.GELU(),
-            nn.Linear(config.hidden, config.hidden),
-            nn.GELU(),
-            nn.Linear(config.hidden, config.dim),
-        )
+        widths = (feature_dim, config.hidden, config.hidden, config.dim)
+        self.layers = mlp(*widths, norm=config.norm, bias=True)  # ReLU, where the paper has GELU
         self.prototypes = Prototypes(config.dim, config.prototypes, frozen=config.frozen)
 
     def forward(self, features: Tensor) -> Tensor:
