@@ -38,7 +38,7 @@ class Run:
     settings: dict[str, Any]
     """Those that decide what is learnt, by dotted names."""
     images: str
-    """What it learnt from and held out."""
+    """What it learnt from and held out, or what else its report was measured on."""
     scored: str | None
     """What its report was measured on; None where it has none."""
     curves: dict[str, list[tuple[float, float]]]
@@ -148,12 +148,14 @@ def _read(folder: Path, *, name: str) -> Run:
         raise BadArtifact(f"{folder} is an exported model, not a run. Compare the runs.", path=folder)
     manifest, settings = opened.manifest, opened.settings
     found = {FROM_TRAINING[key]: value for key, value in manifest.quality.items() if key in FROM_TRAINING}
-    scored = None
+    held_out = settings.val.resolve() if settings.val else (settings.val_fraction, settings.seed)
+    images, scored = f"{manifest.data.fingerprint} {held_out}", None
     path = folder / report.FOLDER / report.FILE
     if path.exists() and (measured := report.read(path)).sha256 == opened.sha256:  # else of an earlier run
         found |= measured.figures
         scored = measured.images
-    held_out = settings.val.resolve() if settings.val else (settings.val_fraction, settings.seed)
+        if (measured.data, measured.val) != (str(settings.data), settings.val and str(settings.val)):
+            images = scored
     return Run(
         name=name,
         method=manifest.method,
@@ -161,7 +163,7 @@ def _read(folder: Path, *, name: str) -> Run:
         figures=found,
         budget={name: manifest.quality[name] for name in BUDGET if name in manifest.quality},
         settings=dict(_flat(settings.effective() | {"method_settings": _method_settings(settings)})),
-        images=f"{manifest.data.fingerprint} {held_out}",
+        images=images,
         scored=scored,
         curves=_curves(folder / run.METRICS),
     )
@@ -225,6 +227,9 @@ def _notes(runs: Sequence[Run], *, alike: bool, choice: str | None) -> Iterator[
     bare = [each.name for each in runs if each.scored is None]
     if bare:
         yield f"Only what training measured is known of {', '.join(bare)}. `roost evaluate` measures the rest."
+    silent = [each.name for each in runs if not any(each.curves.values())]
+    if silent:
+        yield f"{', '.join(silent)} left no processor times in {run.METRICS}, and no curve is drawn."
     if not alike:
         yield "The runs were measured on different images, so none is called the best."
         return

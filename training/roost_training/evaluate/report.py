@@ -121,7 +121,8 @@ def measure(
         found = subject.vectors(bank, progress=partial(tell, "embed the bank"))
         scored = subject.vectors(queries, progress=partial(tell, "embed the queries"))
         labels = (bank.labels, queries.labels) if source.labelled else (None, None)
-        k = k or (len(bank.classes) if source.labelled else None)
+        if k is None and source.labelled:
+            k = len(bank.classes)
         clusters = figures.partition(found.embeddings, k=k, seed=seed, progress=progress)
         own = figures.score(found, scored, *labels, seed=seed, clusters=clusters)
         own |= {"clusters_k": len(clusters.centroids)} | _alignment(subject, source, seed=seed)

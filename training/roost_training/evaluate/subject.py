@@ -10,7 +10,7 @@ import torch
 
 from roost import artifact
 from roost.artifact import Manifest
-from roost.errors import BadArtifact, BadSettings
+from roost.errors import BadArtifact, BadData, BadSettings
 from roost_training import encoders
 from roost_training.clustering import model_versions, onnx_embedder
 from roost_training.encoders import Embedder
@@ -85,6 +85,11 @@ class Subject:
             BadData: A folder that cannot be scored with.
         """
         given = {"data": data, "val": val, "out": self.folder, "cache": cache, "resume": False, "overwrite": False}
+        if data is None and self.settings is not None and not self.settings.data.exists():
+            raise BadData(
+                f"{self.settings.data}, which the run learnt from, is not there. Give a folder of images after the run's.",
+                path=self.settings.data,
+            )
         if self.settings is not None:
             theirs = self.settings.model_dump(mode="json", exclude_none=True)
             if data is not None:
