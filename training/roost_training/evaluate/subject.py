@@ -87,7 +87,8 @@ class Subject:
         given = {"data": data, "val": val, "out": self.folder, "cache": cache, "resume": False, "overwrite": False}
         if data is None and self.settings is not None and not self.settings.data.exists():
             raise BadData(
-                f"{self.settings.data}, which the run learnt from, is not there. Give a folder of images after the run.",
+                f"{self.settings.data}, which the run learnt from, is not there. Give a folder of images after the "
+                "run's.",
                 path=self.settings.data,
             )
         if self.settings is not None:
