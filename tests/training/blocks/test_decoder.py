@@ -28,3 +28,9 @@ def test_a_vector_becomes_an_image():
 def test_each_enlargement_halves_the_channels_down_to_thirty_two():
     widths = [step[0].out_channels for step in Decoder(256, width=64).steps]
     assert widths == [64, 32, 32]
+
+
+def test_an_untrained_decoder_draws_no_chequerboard():
+    torch.manual_seed(0)
+    drawn = Decoder(8, width=32)(torch.randn(2, 8, 4, 4), size=32)
+    assert torch.equal(drawn[..., ::2, ::2], drawn[..., 1::2, 1::2])

@@ -2,6 +2,7 @@
 
 import itertools
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -13,9 +14,10 @@ NARROWEST = 32
 class Decoder(nn.Module):
     """Nearest-neighbour enlargements, each followed by a 3x3 convolution, and a last one by sub-pixels.
 
-    The former leave no chequerboard (Odena, Dumoulin, Olah, 2016, https://distill.pub/2016/deconv-checkerboard); the
-    latter draws full size at the cost of half (Shi and others, CVPR 2016, https://arxiv.org/abs/1609.05158). There are
-    no skips from the encoder: what the decoder draws has passed the encoder's last map.
+    The former leave no chequerboard (Odena, Dumoulin, Olah, 2016, https://distill.pub/2016/deconv-checkerboard). The
+    latter draws full size at the cost of half (Shi and others, CVPR 2016, https://arxiv.org/abs/1609.05158), and leaves
+    little of one where the four sub-pixels begin equal (Aitken and others, 2017, https://arxiv.org/abs/1707.02937).
+    There are no skips from the encoder: what the decoder draws has passed the encoder's last map.
 
     Args:
         dim: Channels of the map.
@@ -28,6 +30,9 @@ class Decoder(nn.Module):
         widths = [dim, *(max(width >> step, NARROWEST) for step in range(STEPS))]
         self.steps = nn.ModuleList(_step(before, after) for before, after in itertools.pairwise(widths))
         self.last = nn.Conv2d(widths[-1], 4 * out, kernel_size=3, padding=1)
+        with torch.no_grad():
+            for parameter in self.last.parameters():
+                parameter.copy_(parameter[::4].repeat_interleave(4, dim=0))
 
     def forward(self, maps: Tensor, *, size: int) -> Tensor:
         """Draw images.
