@@ -26,7 +26,7 @@ class Config(methods.Config):
     pairs: Path
     """A CSV file of lines `path_a,path_b,must` or `path_a,path_b,cannot`; paths are relative to the data folder."""
     weight: NonNegativeFloat = 1.0
-    """Of the constraints against SimCLR's loss."""
+    """Of an image's constraints against its two views, in SimCLR's loss."""
     margin: PositiveFloat = 1.4
     """How far apart unit-length projections must be that cannot be linked: about a right angle."""
     temperature: PositiveFloat = 0.2
@@ -70,12 +70,13 @@ class Method(methods.Method):
         return {"loss": alike + self.config.weight * linked, "linked": linked.detach()}
 
     def _linked(self, z: Tensor, who: Tensor) -> Tensor:
-        """The contrastive loss of the rows that have constraints, against the bank's."""
+        """The contrastive loss of the rows that have constraints, against the bank's; the others' is 0 in the mean."""
         constrained = self.groups[who] >= 0
+        share = constrained.float().mean()
         z, who = z[constrained], who[constrained]
         others = (self.seen & (self.groups >= 0)).nonzero()[:, 0]
         ours, theirs = self.groups[who][:, None], self.groups[others]
-        return pairs.contrastive(
+        return share * pairs.contrastive(
             pairs.distances(z, self.bank.rows[others]),
             similar=(ours == theirs) & (who[:, None] != others),
             dissimilar=self.apart[ours, theirs],
