@@ -21,7 +21,7 @@ def evaluate(
     baselines: Annotated[
         bool, typer.Option("--baselines", help="Measure pixels and the untrained encoder too.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of the clusters' starts, the views and the scatter.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the clusters' starts, the views and the scatter.")] = 0,
     cache: Annotated[Path | None, typer.Option(help="Where decoded pixels are kept; the run's by default.")] = None,
     json: Json = False,
 ) -> None:

@@ -129,9 +129,10 @@ def measure(
         beside: dict[str, dict[str, float]] = {}
         others = _baselines(subject, source) if with_baselines else {}
         for name, baseline in others.items():
-            tell("baselines", len(beside), len(others))
             pair = embedding.vectors(baseline, bank), embedding.vectors(baseline, queries)
-            beside[name] = figures.score(*pair, *labels, seed=seed)
+            groups = figures.partition(pair[0].embeddings, k=k, seed=seed) if source.labelled else None
+            beside[name] = figures.score(*pair, *labels, seed=seed, clusters=groups)
+            tell("baselines", len(beside), len(others))
     report = Report(
         model=subject.manifest.reference,
         method=subject.manifest.method,
