@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.nn import functional
 
 from roost.errors import BadSettings
 from roost_training import encoders, methods
 from roost_training.images.data import Images
+from roost_training.loop.progress import Reporter
+from roost_training.loop.training import train
 from roost_training.views.recipe import Recipe
 
 N = 16
@@ -118,6 +121,40 @@ def test_a_resumed_training_goes_on_with_what_it_was_at():
     resumed.load_state_dict(method.state_dict())
     assert loss(resumed) == loss(method)
     assert list(resumed.before_epoch(4, features))
+
+
+class Breaking(Reporter):
+    """Ends a run with an error at its seventh step: of five in each epoch, the second of the second."""
+
+    steps = 0
+
+    def step(self, progress, figures):
+        self.steps += 1
+        if self.steps == 7:
+            raise RuntimeError("broken")
+
+
+def test_a_run_that_broke_among_clusters_ends_with_the_same_weights(settings, tmp_path):
+    whole, broken = (
+        settings(
+            out=tmp_path / name,
+            method="jigsaw_then_deepcluster",
+            method_settings={"clusters": 8, "share": 0.3, "permutations": 9},
+            epochs=3,
+            batch=24,
+            log_every=1,
+            evaluate_every=9,
+            checkpoint_seconds=1e-6,
+        )
+        for name in ("whole", "broken")
+    )
+    train(whole, progress=Reporter())
+    with pytest.raises(RuntimeError, match="broken"):
+        train(broken, progress=Breaking())
+    train(broken.model_copy(update={"resume": True}), progress=Reporter())
+    expected = load_file(whole.out / encoders.WEIGHTS)
+    weights = load_file(broken.out / encoders.WEIGHTS)
+    assert all(torch.equal(weights[name], value) for name, value in expected.items())
 
 
 def test_without_a_share_for_puzzles_it_is_deepcluster():
