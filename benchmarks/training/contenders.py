@@ -15,9 +15,10 @@ from torch import nn
 
 from roost_training import encoders
 from roost_training.encoders import Embedder, whitening
+from roost_training.evaluate import baselines
+from roost_training.evaluate.embedding import features
 from roost_training.evaluate.figures import measure
-from roost_training.images import data
-from roost_training.loop import scores, source
+from roost_training.loop import source
 from roost_training.loop.progress import Reporter
 from roost_training.loop.settings import TrainSettings
 from roost_training.loop.training import train
@@ -27,7 +28,6 @@ BY_IMAGES = ("digits", "eurosat", "photographs")
 """Recipes that are named for images, not for a method."""
 BASELINES = ("raw pixels", "pca-64", "untrained", "untrained, whitened")
 LIGHTLY = "lightly "
-PCA_DIM = 64
 WHITEN = 64
 
 SETS: dict[str, dict[str, Any]] = {
@@ -102,32 +102,21 @@ def _lightly(task: Task, settings: TrainSettings, images: source.Source) -> dict
     lightly_trainer.train(method, views, encoder=encoder, dim=dim, budget=budget, seed=task.seed)
     embedder = Embedder(encoder, mean=images.mean, std=images.std).eval()
     figures = _measured(embedder, images, seed=task.seed)
-    embedder.whitening = whitening.fit(scores.features(embedder, images.plain), dim=WHITEN)
+    embedder.whitening = whitening.fit(features(embedder, images.plain), dim=WHITEN)
     whitened = _measured(embedder, images, seed=task.seed)
     return figures | {"knn20_whitened": whitened["knn20"], "images": float(budget.images), "spent": task.cpu_seconds}
 
 
 def _baseline(task: Task, settings: TrainSettings, images: source.Source) -> Embedder:
-    if task.entry.startswith("untrained"):
-        encoder, _ = _encoder(settings)
-        embedder = Embedder(encoder, mean=images.mean, std=images.std).eval()
-        if task.entry.endswith("whitened"):
-            embedder.whitening = whitening.fit(scores.features(embedder, images.plain), dim=WHITEN)
-        return embedder
-    raw = Embedder(nn.Flatten(), mean=images.mean, std=images.std).eval()
-    return raw if task.entry == "raw pixels" else _principal(raw, images.plain)
-
-
-def _principal(raw: Embedder, images: data.Images) -> Embedder:
-    """The first components of the pixels, not scaled."""
-    pixels = scores.features(raw, images).double()
-    mean = pixels.mean(0)
-    _, directions = torch.linalg.eigh((pixels - mean).T @ (pixels - mean))
-    components = directions.T.flip(0)[:PCA_DIM]
-    linear = nn.Linear(pixels.shape[1], PCA_DIM)
-    linear.load_state_dict({"weight": components, "bias": -components @ mean})
-    raw.encoder = nn.Sequential(nn.Flatten(), linear)
-    return raw
+    pixels = {"mean": images.mean, "std": images.std}
+    if task.entry == "raw pixels":
+        return baselines.raw_pixels(**pixels, side=settings.image_size)
+    if task.entry == "pca-64":
+        return baselines.principal_components(images.plain, **pixels)
+    embedder = baselines.untrained(settings.encoder, **pixels, side=settings.image_size, seed=task.seed)
+    if task.entry.endswith("whitened"):
+        embedder.whitening = whitening.fit(features(embedder, images.plain), dim=WHITEN)
+    return embedder
 
 
 def _encoder(settings: TrainSettings) -> tuple[nn.Module, int]:
