@@ -82,3 +82,11 @@ def test_the_seeds_go_with_the_state():
         method.boxes.mul_(0.5)
     other.load_state_dict(method.state_dict())
     assert torch.equal(other.boxes, method.boxes)
+
+
+def test_views_in_half_precision_are_cut_and_coloured_in_full():
+    method = small()
+    view = torch.randn(4, 3, 32, 32).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert method._samples(view, method.boxes[:4]).dtype == torch.float32
+        assert method([view], torch.arange(4))["loss"].isfinite()

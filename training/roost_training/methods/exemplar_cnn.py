@@ -83,6 +83,7 @@ class Method(methods.Method):
     @torch.no_grad()
     def _samples(self, view: Tensor, boxes: Tensor) -> Tensor:
         """A sample of each image's class, shape (batch, 3, size, size)."""
+        view = view.float()  # mixed precision hands views over in bf16
         mean, std = view.new_tensor(self.mean), view.new_tensor(self.std)
         size = view.shape[3] // self.config.zoom
         with torch.autocast(view.device.type, enabled=False):
