@@ -64,15 +64,25 @@ class Method(methods.Method):
 
     def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor]:
         """The loss over one view (batch, 3, size, size): the mean over how far below is predicted."""
-        found = self.cut(views[0])
-        rows, columns = found.shape[1:3]
-        features = patches.encode(self.encoder, found.flatten(1, 2)).mT.unflatten(2, (rows, columns))
-        context, target = self.context(features), self.target(features)
+        predictions, targets = self.predict(self.cut(views[0]))
         losses = [
-            info_nce(predictor(context) * self.config.scale, target, below=below)
-            for below, predictor in enumerate(self.predictors, self.config.nearest)
+            info_nce(prediction, targets, below=below)
+            for below, prediction in enumerate(predictions, self.config.nearest)
         ]
         return {"loss": torch.stack(losses).mean()}
+
+    def predict(self, found: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Guess what lies below each patch.
+
+        Args:
+            found: Patches, shape (n, rows, columns, 3, side, side).
+
+        Returns:
+            For each distance below what is predicted from each place, and what is there: (n, dim, rows, columns).
+        """
+        features = patches.encode(self.encoder, found.flatten(1, 2)).mT.unflatten(2, found.shape[1:3])
+        context = self.context(features)
+        return [predictor(context) * self.config.scale for predictor in self.predictors], self.target(features)
 
     def cut(self, images: Tensor) -> Tensor:
         """Overlapping patches (n, rows, columns, 3, side, side) of images (n, 3, size, size)."""
@@ -81,8 +91,14 @@ class Method(methods.Method):
         return patches.drop_colours(found, chance=self.config.dropped)
 
     def pictures(self, views: Sequence[Tensor]) -> dict[str, Tensor]:
-        """The patches as the encoder sees them."""
-        return {"patches": patches.tile(self.cut(views[0]).flatten(1, 2))}
+        """The patches as the encoder sees them, and with those of any image that are predicted from the rows above."""
+        found = self.cut(views[0])
+        predictions, targets = self.predict(found)
+        below = self.config.nearest
+        likeliest = (_by_place(predictions[0][:, :, :-below]) @ _by_place(targets).T).argmax(1)
+        predicted = found.clone()
+        predicted[:, below:] = found.flatten(0, 2)[likeliest].view_as(found[:, below:])
+        return {"patches": patches.tile(found.flatten(1, 2)), "predicted": patches.tile(predicted.flatten(1, 2))}
 
 
 class Above(nn.Module):
@@ -122,7 +138,12 @@ def info_nce(predictions: Tensor, targets: Tensor, *, below: int) -> Tensor:
     if not 0 < below < rows:
         raise ValueError(f"{below} rows below, of {rows}")
     with torch.autocast(targets.device.type, enabled=False):  # bf16 has two digits: too few for a softmax
-        keys = distributed.gather(targets.float().permute(0, 2, 3, 1).flatten(0, 2))
-        logits = predictions.float()[:, :, :-below].permute(0, 2, 3, 1).flatten(0, 2) @ keys.T
+        keys = distributed.gather(_by_place(targets.float()))
+        logits = _by_place(predictions.float()[:, :, :-below]) @ keys.T
     places = torch.arange(n * rows * columns, device=keys.device).view(n, rows, columns)[:, below:].flatten()
     return functional.cross_entropy(logits, distributed.rank() * n * rows * columns + places)
+
+
+def _by_place(features: Tensor) -> Tensor:
+    """(n, dim, rows, columns) to (n * rows * columns, dim)."""
+    return features.permute(0, 2, 3, 1).flatten(0, 2)
