@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 
 from roost.cli import bars
-from roost.cli.app import stage
+from roost.cli.app import FAILED, stage
 from roost.cli.options import Json, to_settings
 from roost.cli.output import emit, say, table
+from roost.errors import MissingDependency, RoostError
 
 INTERRUPTED = 130
 
@@ -51,18 +52,23 @@ def train(
         "overwrite": overwrite or None,
     }
     with stage("training"):
-        from roost_training.blocks import distributed
         from roost_training.loop import training as loop
+        from roost_training.loop.processes import launched_rank
         from roost_training.loop.settings import TrainSettings
 
-        flags = to_settings(set_) | {key: value for key, value in named.items() if value is not None}
-        settings = TrainSettings.load(flags=flags, file=config)
+        first = launched_rank() == 0  # of several processes, the first speaks
         try:
+            flags = to_settings(set_) | {key: value for key, value in named.items() if value is not None}
+            settings = TrainSettings.load(flags=flags, file=config)
             manifest = loop.train(settings)
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED)
-        if distributed.rank():
-            return  # of several processes, the first speaks
+        except RoostError as error:
+            if first or isinstance(error, MissingDependency):  # which another machine may have
+                raise
+            raise typer.Exit(FAILED)
+    if not first:
+        return
     table(["quality", "#figure"], sorted(manifest.quality.items()))
     say(f"{settings.out} holds {manifest.name}. Next: roost export {settings.out} --repository model_repository")
 

@@ -78,6 +78,35 @@ def test_a_run_that_was_killed_in_an_epoch_ends_with_the_same_weights_and_metric
     assert manifest.quality["images_seen"] == 3 * 4 * 32
 
 
+class Killed(BaseException):
+    """Ends a run between two steps, where nothing is written any more."""
+
+
+class Killer(Reporter):
+    """Ends a run after so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def step(self, progress, figures):
+        self.left -= 1
+        if not self.left:
+            raise Killed
+
+
+@pytest.mark.parametrize(
+    ("method", "given"), [("moco", {"queue": 64}), ("deepcluster", {"clusters": 8}), ("swav", {"queue": 64})]
+)
+def test_a_method_s_memory_goes_through_a_checkpoint_in_an_epoch(settings, tmp_path, method, given):
+    whole = settings(method=method, method_settings=given, epochs=3, log_every=1, out=tmp_path / "whole")
+    train(whole, progress=Reporter())
+    killed = whole.model_copy(update={"out": tmp_path / "killed", "checkpoint_seconds": 1e-6})
+    with pytest.raises(Killed):
+        train(killed, progress=Killer(6))  # of 4 an epoch: in the second
+    train(killed.model_copy(update={"resume": True}), progress=Reporter())
+    assert without_times(killed) == without_times(whole)
+
+
 def test_sigterm_writes_a_checkpoint_and_says_how_to_go_on(settings):
     given = settings(epochs=10_000, log_every=1)
     with start(given) as process:
@@ -106,7 +135,14 @@ def stopped(settings):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("encoder", "resnet18"), ("epochs", 5), ("seed", 1), ("method_settings", {"temperature": 0.5})],
+    [
+        ("method", "byol"),
+        ("encoder", "resnet18"),
+        ("epochs", 5),
+        ("seed", 1),
+        ("method_settings", {"temperature": 0.5}),
+        ("accumulate", 2),
+    ],
 )
 def test_a_checkpoint_of_other_settings_is_refused_by_the_setting_s_name(stopped, key, value):
     with pytest.raises(BadSettings, match=f"was trained with {key} = "):
@@ -135,6 +171,14 @@ def test_a_damaged_checkpoint_is_refused(stopped):
     path = checkpoint.path_in(stopped.out)
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(BadArtifact, match="cannot be read"):
+        train(stopped, progress=Reporter())
+
+
+@pytest.mark.parametrize(("key", "value"), [("schema", 1), ("method", {"no.such.weight": torch.zeros(1)})])
+def test_a_checkpoint_of_another_version_is_refused(stopped, key, value):
+    path = checkpoint.path_in(stopped.out)
+    torch.save(torch.load(path, weights_only=True) | {key: value}, path)
+    with pytest.raises(BadArtifact, match=r"has schema 1, not 2|another version of the method simclr"):
         train(stopped, progress=Reporter())
 
 

@@ -1,5 +1,7 @@
 """On what a run computes, in how many processes, and in which precision."""
 
+import logging
+
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision, Precision
@@ -8,12 +10,13 @@ from lightning_fabric.strategies.strategy import Strategy
 
 from roost.errors import BadSettings, MissingDependency
 from roost_training import methods
-from roost_training.loop.processes import PATIENCE, Place
+from roost_training.loop import rendezvous
+from roost_training.loop.processes import Place
 from roost_training.loop.settings import TrainSettings
 
 
 def fabric(settings: TrainSettings) -> Fabric:
-    """Lightning Fabric for a run's accelerator, processes and precision; not launched yet.
+    """Lightning Fabric for a run's accelerator, processes and precision, with its processes started.
 
     Where `torchrun` started this process, it decides how many there are.
 
@@ -21,6 +24,7 @@ def fabric(settings: TrainSettings) -> Fabric:
         MissingDependency: The accelerator that the settings name is not here, or not as often as they say.
         BadSettings: They name another number of processes than torchrun, or several on an accelerator for one.
     """
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # every process would greet
     accelerator = settings.accelerator if settings.accelerator != "auto" else _best()
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not present[accelerator]:
@@ -32,13 +36,17 @@ def fabric(settings: TrainSettings) -> Fabric:
     here = _processes(settings, accelerator, place)
     machines = 1 if place is None else place.machines
     precision = settings.precision if settings.precision != "auto" else _precision(accelerator)
-    return Fabric(
+    made = Fabric(
         accelerator=accelerator,
         devices=here,
         num_nodes=machines,
         strategy=_strategy(settings, here * machines),
         plugins=_autocast(precision, accelerator),
     )
+    if place is not None and here * machines > 1:
+        rendezvous.meet(accelerator)
+    made.launch()
+    return made
 
 
 def _processes(settings: TrainSettings, accelerator: str, place: Place | None) -> int:
@@ -68,7 +76,7 @@ def _strategy(settings: TrainSettings, processes: int) -> Strategy | str:
         return "auto"
     # Buffers are kept equal by who writes them: statistics by synchronised norms, memories by gathered rows.
     return DDPStrategy(
-        timeout=PATIENCE,
+        timeout=rendezvous.PATIENCE,
         forward_sync_buffers=False,
         find_unused_parameters=methods.load(settings.method).Method.idle_parameters,
     )

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Self, TypeVar, cast
 
 import torch
@@ -11,11 +10,9 @@ from torch import distributed
 from torch.distributed import ProcessGroup
 
 from roost.errors import BadSettings, RoostError
+from roost_training.loop.rendezvous import PATIENCE
 
 T = TypeVar("T")
-
-PATIENCE = timedelta(days=1)
-"""How long a process waits for another, which may have many images to decode; one that ended is noticed at once."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +43,9 @@ class Place:
         return cls(local, machines)
 
 
-def rank_before_launch(environment: Mapping[str, str] = os.environ) -> int:
+def launched_rank(environment: Mapping[str, str] = os.environ) -> int:
     """This process's rank as its launcher says, before the processes know of each other."""
-    return int(environment.get("RANK") or environment.get("LOCAL_RANK") or 0)
+    return int(environment.get("RANK" if "TORCHELASTIC_RUN_ID" in environment else "LOCAL_RANK", 0))
 
 
 class Processes:

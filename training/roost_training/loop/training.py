@@ -47,7 +47,6 @@ def train(settings: TrainSettings, *, progress: Reporter | None = None) -> artif
     """
     settings.check_names()
     fabric = devices.fabric(settings)
-    fabric.launch()
     processes = Processes()
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
