@@ -32,6 +32,7 @@ SHIFTS = (-6, -3, 0, 3, 6)
 SIDE = 28
 BATCH = 100
 LEARNING_RATE = 2e-3
+PULL = 4.0  # of similar pairs against the many dissimilar ones; at 1 the map is even rather than in clusters
 
 PANEL = 480  # side of a map in the figure, in pixels
 TITLE = 34
@@ -90,7 +91,7 @@ def learn(pixels: np.ndarray, *, views: Callable[[np.ndarray], list[Tensor]], ep
     """
     torch.manual_seed(seed)
     encoder, dim = network()
-    method = drlim.Method(drlim.Config(similar="neighbours", dim=2), encoder, dim)
+    method = drlim.Method(drlim.Config(similar="neighbours", pull=PULL, dim=2), encoder, dim)
     method.prepare(images_of(pixels))
     optimiser = torch.optim.AdamW(method.parameters(), lr=LEARNING_RATE)
     order = np.random.default_rng(seed)

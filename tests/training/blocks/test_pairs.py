@@ -48,6 +48,11 @@ def test_a_similar_pair_costs_half_its_squared_distance():
     assert pairs.contrastive(distance, similar=yes, dissimilar=no, margin=1.0).item() == 4.5
 
 
+def test_similar_pairs_weigh_what_they_are_told_to():
+    distance, both = torch.tensor([[3.0, 1.0]]), torch.tensor([[True, False]])
+    assert pairs.contrastive(distance, similar=both, dissimilar=~both, margin=2.0, pull=4.0).item() == 4 * 4.5 + 0.5
+
+
 def test_a_dissimilar_pair_costs_half_the_square_of_what_it_lacks_to_the_margin():
     distance, yes, no = torch.tensor([[0.5]]), torch.tensor([[True]]), torch.tensor([[False]])
     assert pairs.contrastive(distance, similar=no, dissimilar=yes, margin=2.0).item() == 1.125

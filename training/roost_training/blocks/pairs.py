@@ -37,7 +37,7 @@ def apart(rows: int, device: torch.device) -> Tensor:
     return ~torch.eye(rows, dtype=torch.bool, device=device)
 
 
-def contrastive(distance: Tensor, *, similar: Tensor, dissimilar: Tensor, margin: float) -> Tensor:
+def contrastive(distance: Tensor, *, similar: Tensor, dissimilar: Tensor, margin: float, pull: float = 1.0) -> Tensor:
     """DrLIM's loss (equation 4): a spring that pulls similar pairs, and one that pushes dissimilar pairs to a margin.
 
     Each kind has its own mean, and pairs beyond the margin, on which no force acts, do not thin out the second. The
@@ -48,6 +48,7 @@ def contrastive(distance: Tensor, *, similar: Tensor, dissimilar: Tensor, margin
         similar: Which pairs are pulled together, bool of the same shape.
         dissimilar: Which pairs are pushed apart.
         margin: How far; > 0.
+        pull: Weight of similar pairs against dissimilar ones.
 
     Returns:
         A scalar >= 0. Where every row is the same it is margin^2 / 2; a kind without pairs adds 0.
@@ -58,6 +59,6 @@ def contrastive(distance: Tensor, *, similar: Tensor, dissimilar: Tensor, margin
     if not margin > 0:
         raise ValueError(f"a margin of {margin}; it must be positive")
     near = dissimilar & (distance < margin)
-    pull = (distance.square() * similar).sum() / similar.sum().clamp_min(1)
-    push = ((margin - distance).square() * near).sum() / near.sum().clamp_min(1)
-    return (pull + push) / 2
+    pulled = (distance.square() * similar).sum() / similar.sum().clamp_min(1)
+    pushed = ((margin - distance).square() * near).sum() / near.sum().clamp_min(1)
+    return (pull * pulled + pushed) / 2

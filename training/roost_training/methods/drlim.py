@@ -32,6 +32,8 @@ class Config(methods.Config):
     neighbours: PositiveInt = 5
     """How many nearest images are similar, where neighbours are."""
     margin: PositiveFloat = 1.0
+    pull: PositiveFloat = 1.0
+    """Weight of similar pairs against dissimilar ones; in the paper it follows from how many of each are drawn."""
     dim: PositiveInt = 128
     """Length of a projection, whose distances count; the paper: 2 or 3, to draw them."""
 
@@ -70,6 +72,7 @@ class Method(methods.Method):
             similar=similar,
             dissimilar=~similar & pairs.apart(len(z), z.device),
             margin=self.config.margin,
+            pull=self.config.pull,
         )
         return {"loss": loss}
 

@@ -23,9 +23,12 @@ class Config(methods.Config):
 
     similar: Literal["views", "labels"] = "views"
     """What an image is like: its other views, or its class."""
+    among: Annotated[int, Field(ge=2)] = 16
+    """Images, neighbours in the batch, among which triplets are mined: P in the paper, 18 persons. The more there are,
+    the more often the nearest unlike image is unlike in name only."""
     views: Annotated[int, Field(ge=2)] = 2
-    """Of each image, K in the paper, which takes 4 pictures of each of 18 persons. Two or more give every image a like
-    one in its batch, however many classes there are."""
+    """Of each image, K in the paper: 4 pictures of a person. They give every image a like one, however many classes
+    there are."""
     margin: PositiveFloat | None = None
     """How much farther the unlike must be; None for the paper's soft margin, which never stops pulling."""
     dim: PositiveInt = 128
@@ -33,7 +36,7 @@ class Config(methods.Config):
 
 
 class Method(methods.Method):
-    """Mines the hardest triplet of every view in the batch of all processes."""
+    """Mines the hardest triplet of every view among some images of the batch."""
 
     def __init__(self, config: Config, encoder: nn.Module, feature_dim: int) -> None:
         super().__init__(encoder)
@@ -51,11 +54,13 @@ class Method(methods.Method):
     def forward(self, views: Sequence[Tensor], labels: Tensor | None = None) -> dict[str, Tensor]:
         """The loss over K views, each (batch, 3, size, size)."""
         z = distributed.gather(self.projector(self.encoder(torch.cat(list(views)))).float())
-        names = pairs.instances(len(views[0]), z.device) if labels is None else labels
-        return {"loss": batch_hard(z, distributed.gather(names.repeat(len(views))), margin=self.config.margin)}
+        own = pairs.instances(len(views[0]), z.device)
+        names = distributed.gather((own if labels is None else labels).repeat(len(views)))
+        groups = distributed.gather(own.repeat(len(views))) // self.config.among
+        return {"loss": batch_hard(z, names, groups=groups, margin=self.config.margin)}
 
 
-def batch_hard(z: Tensor, names: Tensor, *, margin: float | None) -> Tensor:
+def batch_hard(z: Tensor, names: Tensor, *, groups: Tensor, margin: float | None) -> Tensor:
     """The batch-hard triplet loss (Hermans and others, equation 5).
 
     The mean is over the rows that have both a like and an unlike one.
@@ -63,6 +68,7 @@ def batch_hard(z: Tensor, names: Tensor, *, margin: float | None) -> Tensor:
     Args:
         z: Embeddings, shape (n, dim).
         names: Who each row is, int64 of shape (n,).
+        groups: Among which rows its triplet is mined: those of its own group, int64 of shape (n,).
         margin: By how much the nearest unlike row must be farther than the farthest like one; None for log(1 + e^x),
             the soft margin.
 
@@ -74,8 +80,9 @@ def batch_hard(z: Tensor, names: Tensor, *, margin: float | None) -> Tensor:
     """
     if margin is not None and not margin > 0:
         raise ValueError(f"a margin of {margin}; it must be positive")
-    distance, like = pairs.distances(z, z), pairs.alike(names)
-    unlike = ~like & pairs.apart(len(z), z.device)
+    distance, near = pairs.distances(z, z), pairs.alike(groups)
+    like = near & pairs.alike(names)
+    unlike = near & ~like
     farthest = distance.masked_fill(~like, 0).amax(1)
     nearest = distance.masked_fill(~unlike, torch.inf).amin(1)
     excess = (farthest - nearest)[like.any(1) & unlike.any(1)]
