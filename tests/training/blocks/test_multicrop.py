@@ -43,6 +43,14 @@ def test_views_of_one_size_pass_the_encoder_together_and_keep_their_order():
     assert features[:, 0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
 
 
+def test_running_statistics_are_those_of_the_first_size():
+    encoder = nn.Sequential(nn.BatchNorm2d(3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    large, small = torch.full((2, 3, 8, 8), 2.0), torch.full((2, 3, 4, 4), 50.0)
+    multicrop.encode(encoder, [large, small])
+    assert encoder[0].running_mean.tolist() == pytest.approx([0.2] * 3)  # a tenth of the way
+    assert encoder[0].momentum == 0.1
+
+
 def test_a_target_is_predicted_from_every_other_view_and_not_from_its_own():
     logits = torch.tensor([[[0.0, 0.0]], [[0.0, 0.0]], [[math.log(3), 0.0]]])  # (3 views, 1 image, 2 prototypes)
     first = (math.log(2) + (math.log(4 / 3) + math.log(4)) / 2) / 2  # of views 2 and 3

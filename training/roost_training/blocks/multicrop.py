@@ -3,11 +3,13 @@
 Caron, Misra, Mairal, Goyal, Bojanowski, Joulin, NeurIPS 2020, https://arxiv.org/abs/2006.09882, section 3.3
 """
 
+import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm  # what all batch norms are, those over several processes too
 
 from roost_training.views.recipe import Recipe, View
 
@@ -36,6 +38,9 @@ def crops(base: Recipe, size: int, *, local: int, local_size: int | None, split:
 def encode(encoder: nn.Module, views: Sequence[Tensor]) -> Tensor:
     """Encode views of several sizes: neighbours of one size pass the encoder as one batch.
 
+    Batch norms count only the first size in their running statistics, by which they serve whole images; the authors
+    count all.
+
     Args:
         encoder: Takes images of each of the sizes.
         views: Each (batch, 3, side, side).
@@ -43,8 +48,23 @@ def encode(encoder: nn.Module, views: Sequence[Tensor]) -> Tensor:
     Returns:
         Features (len(views) * batch, dim), the first view's rows first.
     """
-    sizes = itertools.groupby(views, key=lambda view: view.shape[2:])
-    return torch.cat([encoder(torch.cat(list(alike))) for _, alike in sizes])
+    sizes = [torch.cat(list(alike)) for _, alike in itertools.groupby(views, key=lambda view: view.shape[2:])]
+    features = [encoder(sizes[0])]
+    with _norms_at_rest(encoder):
+        features += [encoder(images) for images in sizes[1:]]
+    return torch.cat(features)
+
+
+@contextlib.contextmanager
+def _norms_at_rest(encoder: nn.Module) -> Iterator[None]:
+    momenta = {norm: norm.momentum for norm in encoder.modules() if isinstance(norm, _BatchNorm)}
+    try:
+        for norm in momenta:
+            norm.momentum = 0.0
+        yield
+    finally:
+        for norm, momentum in momenta.items():
+            norm.momentum = momentum
 
 
 def cross_entropy(targets: Tensor, logits: Tensor) -> Tensor:
