@@ -7,7 +7,7 @@ import torch
 from roost_training import encoders, methods
 from roost_training.blocks import lab
 from roost_training.images.data import Images
-from roost_training.methods.colorization import Method, colour_loss, rebalance, soft_bins
+from roost_training.methods.colorization import Method, annealed_mean, colour_loss, rebalance, soft_bins
 
 
 def build(**settings: object) -> Method:
@@ -103,6 +103,23 @@ def test_colours_that_the_images_have_weigh_less_than_others():
     nearest = torch.cdist(red[None], method.bins)[0].argmin()
     assert method.weights.argmin() == nearest
     assert method.weights.median() == method.weights.max()
+
+
+def test_the_annealed_mean_goes_from_the_mean_to_the_likeliest_colour():
+    bins = torch.tensor([[10.0, 0.0], [-10.0, 20.0]])
+    logits = torch.tensor([math.log(3.0), 0.0]).view(1, 2, 1, 1)
+    assert annealed_mean(logits, bins, temperature=1.0).flatten().tolist() == pytest.approx([5, 5])
+    assert annealed_mean(logits, bins, temperature=0.5).flatten().tolist() == pytest.approx([8, 2])  # odds of 9 to 1
+    assert annealed_mean(logits, bins, temperature=0.01).flatten().tolist() == pytest.approx([10, 0])
+
+
+def test_pictures_keep_their_digits_under_autocast():
+    method = build().eval()
+    pixels = some_pixels()
+    with torch.autocast("cpu", torch.bfloat16):
+        drawn = method.pictures([views_of(pixels)])
+    assert torch.equal(drawn["grey"], method.pictures([views_of(pixels)])["grey"])
+    assert drawn["coloured"].dtype == torch.float32
 
 
 def test_pictures_are_coloured_by_the_annealed_mean():

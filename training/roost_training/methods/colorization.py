@@ -85,8 +85,7 @@ class Method(methods.Method):
         """The grey picture, the same with the predicted colours, and the picture."""
         (images,) = views
         whole = self._lab(images)
-        odds = (self._logits(whole) / self.config.temperature).softmax(1)  # the annealed mean, section 2.3
-        colours = torch.einsum("nqhw,qc->nchw", odds, self.bins)
+        colours = annealed_mean(self._logits(whole), self.bins, temperature=self.config.temperature)
         colours = functional.interpolate(colours, size=whole.shape[2:], mode="bilinear", align_corners=False)
         coloured = self._normalised(lab.to_rgb(torch.cat([whole[:, :1], colours], dim=1)))
         return {"grey": self._grey(whole), "coloured": coloured, "originals": images}
@@ -111,6 +110,22 @@ class Method(methods.Method):
 
     def _normalised(self, pixels: Tensor) -> Tensor:
         return (pixels - pixels.new_tensor(self.mean).view(3, 1, 1)) / pixels.new_tensor(self.std).view(3, 1, 1)
+
+
+def annealed_mean(logits: Tensor, bins: Tensor, *, temperature: float) -> Tensor:
+    """One colour for each place from the odds of all: their mean after sharpening (equation 5).
+
+    Args:
+        logits: Shape (batch, bins, rows, columns).
+        bins: a and b, shape (bins, 2).
+        temperature: 1 gives the mean, towards 0 the most likely bin; > 0.
+
+    Returns:
+        a and b, float32 of shape (batch, 2, rows, columns).
+    """
+    odds = (logits.float() / temperature).softmax(1)
+    with torch.autocast(logits.device.type, enabled=False):  # bf16 would round colours to steps that eyes see
+        return torch.einsum("nqhw,qc->nchw", odds, bins)
 
 
 def soft_bins(colours: Tensor, bins: Tensor, *, sigma: float) -> tuple[Tensor, Tensor]:
