@@ -71,6 +71,13 @@ def test_the_loss_is_one_finite_number(name):
     assert loss.isfinite()
 
 
+def test_the_loss_is_finite_on_half_precision_views_as_autocast_gives_them(name):
+    method = build(name)
+    views = [view.bfloat16() for view in batch(method)]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert loss_of(method, views).isfinite()
+
+
 def test_gradients_reach_every_parameter_of_the_encoder(name):
     method = build(name)
     loss_of(method, batch(method)).backward()

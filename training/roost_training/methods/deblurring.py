@@ -55,7 +55,7 @@ class Method(methods.Method):
 
         Views are normalised, so that an error of 1 is that of drawing the mean colour everywhere.
         """
-        (sharp,) = views
+        sharp = views[0].float()  # autocast gives views in half precision
         damaged = self._damage(sharp)
         return {
             "loss": functional.mse_loss(self._draw(damaged, size=sharp.shape[-1]).float(), sharp),
@@ -64,7 +64,7 @@ class Method(methods.Method):
 
     def pictures(self, views: Sequence[Tensor]) -> dict[str, Tensor]:
         """What the encoder saw, what was drawn from it, and the sharp picture."""
-        (sharp,) = views
+        sharp = views[0].float()  # autocast gives views in half precision
         damaged = self._damage(sharp)
         return {"damaged": damaged, "restored": self._draw(damaged, size=sharp.shape[-1]), "sharp": sharp}
 

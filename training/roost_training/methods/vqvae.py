@@ -65,7 +65,7 @@ class Method(methods.Method):
         (images,) = views
         found, grid = self._codes(images)
         drawn = self._draw(found.values, grid, size=images.shape[-1])
-        error = functional.mse_loss(drawn.float(), images)
+        error = functional.mse_loss(drawn.float(), images.float())
         prior = self.prior.cost(grid)
         share = grid[0].numel() / images[0].numel()
         return {
