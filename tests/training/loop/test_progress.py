@@ -14,6 +14,7 @@ RECORD = {
     "loss": 1.25,
     "knn20_accuracy": 0.875,
     "rankme": 12.0,
+    "feature_std": 0.5,
     "images_per_second": 1234.0,
     "data_wait": 0.02,
     "seconds_left": 3725.0,
@@ -29,7 +30,8 @@ def test_a_log_gets_one_line_an_epoch():
     stream = io.StringIO()
     console(stream).epoch(RECORD)
     assert stream.getvalue() == (
-        "epoch 3, loss 1.2500, kNN-20 87.5%, RankMe 12.0, 1,234 images/s, 2% waiting for data, 1:02:05 left\n"
+        "epoch 3, loss 1.2500, kNN-20 87.5%, RankMe 12.0, feature std 0.50, 1,234 images/s, 2% waiting for data, "
+        "1:02:05 left\n"
     )
 
 

@@ -98,6 +98,8 @@ def _sentence(record: Mapping[str, float]) -> str:
         parts.append(f"kNN-20 {record['knn20_accuracy']:.1%}")
     if "rankme" in record:
         parts.append(f"RankMe {record['rankme']:.1f}")
+    if "feature_std" in record:
+        parts.append(f"feature std {record['feature_std']:.2f}")
     parts.append(f"{record['images_per_second']:,.0f} images/s")
     parts.append(f"{record['data_wait']:.0%} waiting for data")
     return ", ".join([*parts, f"{_duration(record['seconds_left'])} left"])

@@ -100,7 +100,7 @@ class TrainSettings(Settings):
     """Steps between lines in metrics.jsonl."""
     checkpoint_seconds: PositiveFloat = 60.0
     """A checkpoint is written after every scored epoch, and when the last one is older than this."""
-    min_rankme: NonNegativeFloat = 1.01
+    min_rankme: NonNegativeFloat = 1.2
     """Where RankMe is under this for an epoch, the encoder has collapsed and the run stops; 0 never stops it."""
     min_feature_std: NonNegativeFloat = 0.01
     """Likewise for the standard deviation of the features at unit length, 1 where they point everywhere."""

@@ -55,7 +55,7 @@ class Source:
             text += f" {self.train.duplicates} have the same bytes as another."
         if skipped:
             name, reason = next(iter(skipped.items()))
-            text += f" {len(skipped)} files were left out; the first, {name}: {reason}"
+            text += f" Files left out: {len(skipped)}; the first, {name}: {reason}"
         return text
 
 
