@@ -17,7 +17,7 @@ RoostError
 ├── TrainingFailed       FAILED_PRECONDITION  a run that diverged or collapsed
 ├── TooLarge             RESOURCE_EXHAUSTED   an image or request over a byte, pixel or item limit
 ├── Overloaded           RESOURCE_EXHAUSTED   the gateway holds as much work as it may; try again later
-├── DiskFull             RESOURCE_EXHAUSTED   the store has no space left
+├── DiskFull             RESOURCE_EXHAUSTED   a disk has no space left
 ├── DeadlineExceeded     DEADLINE_EXCEEDED    the caller's deadline passed first
 ├── BackendUnavailable   UNAVAILABLE          the model server cannot be reached
 ├── StoreUnavailable     UNAVAILABLE          the vector store cannot be reached
@@ -163,7 +163,7 @@ class Overloaded(RoostError):
 
 
 class DiskFull(RoostError):
-    """The store has no space left; what was acknowledged is kept."""
+    """A disk has no space left; what was acknowledged is kept."""
 
     code = "RESOURCE_EXHAUSTED"
     reason = "DISK_FULL"

@@ -7,8 +7,9 @@ import sys
 from dataclasses import dataclass
 
 import pytest
+from typer.testing import CliRunner
 
-from roost import artifact
+from roost import artifact, cli
 from roost.errors import BadSettings
 from roost_training.loop import devices
 from roost_training.loop.processes import Place, launched_rank
@@ -141,3 +142,13 @@ def test_another_number_of_devices_than_torchrun_s_is_refused(settings, monkeypa
 )
 def test_a_launched_process_knows_its_rank(environment, rank):
     assert launched_rank(environment) == rank
+
+
+def test_an_error_that_every_process_meets_is_told_by_the_first(tmp_path, monkeypatch):
+    command = ["train", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run"), "--set", f"cache={tmp_path}"]
+    first = CliRunner().invoke(cli.build(), command)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    second = CliRunner().invoke(cli.build(), command)
+    assert (first.exit_code, second.exit_code) == (1, 1)
+    assert "There is no folder" in first.stderr
+    assert second.output == ""
