@@ -101,7 +101,7 @@ class Method(methods.Method):
         return functional.adaptive_avg_pool2d(colours, side).permute(0, 2, 3, 1).flatten(0, 2)
 
     def _lab(self, images: Tensor) -> Tensor:
-        images = images.float()
+        images = images.float()  # autocast gives views in half precision
         pixels = images * images.new_tensor(self.std).view(3, 1, 1) + images.new_tensor(self.mean).view(3, 1, 1)
         return lab.from_rgb(pixels.clamp(0, 1))
 
