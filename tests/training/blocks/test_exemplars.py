@@ -130,8 +130,12 @@ def test_what_is_grey_stays_grey():
     assert (changed.amax(0) - changed.amin(0)).max() < 1e-5
 
 
+def drawn(n: int, *, colour_strength: float) -> exemplars.Changes:
+    return exemplars.draw_changes(n, rotation_degrees=20.0, colour_strength=colour_strength, device=torch.device("cpu"))
+
+
 def test_changes_keep_to_the_paper_s_ranges():
-    changes = exemplars.draw_changes(2000, rotation_degrees=20.0, device=torch.device("cpu"))
+    changes = drawn(2000, colour_strength=1.0)
     columns = {
         "angle": (changes.angle.rad2deg(), -20, 20),
         "scale": (changes.scale, 0.7, 1.4),
@@ -145,3 +149,17 @@ def test_changes_keep_to_the_paper_s_ranges():
     found = {name: (x.min().item(), x.max().item()) for name, (x, _, _) in columns.items()}
     for name, (_, low, high) in columns.items():
         assert found[name] == (pytest.approx(low, abs=0.05 * (high - low)), pytest.approx(high, rel=0.05))
+
+
+def test_at_half_strength_a_factor_of_two_is_its_root():
+    contrast = drawn(2000, colour_strength=0.5).contrast
+    assert contrast.max().item() == pytest.approx(2**0.5, rel=0.01)
+    assert contrast.min().item() == pytest.approx(0.5**0.5, rel=0.01)
+
+
+def test_at_no_strength_colours_stay():
+    planes = noise()
+    changed = exemplars.recolour(
+        planes, drawn(4, colour_strength=0.0), mean=torch.full((3,), 0.4), components=torch.eye(3)
+    )
+    assert torch.allclose(changed, planes, atol=1e-4)

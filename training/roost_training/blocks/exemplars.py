@@ -76,8 +76,16 @@ class Changes:
     """In turns, shape (n,)."""
 
 
-def draw_changes(n: int, *, rotation_degrees: float, device: torch.device) -> Changes:
-    """Draw what is done to n patches, each turned by up to `rotation_degrees`, either way."""
+def draw_changes(n: int, *, rotation_degrees: float, colour_strength: float, device: torch.device) -> Changes:
+    """Draw what is done to patches.
+
+    Args:
+        n: How many there are.
+        rotation_degrees: Patches are turned by up to this, either way.
+        colour_strength: What the colours' changes are multiplied by, powers and factors in their exponents: 1 for the
+            paper's, 0 for none.
+        device: Where the numbers are put.
+    """
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand((n, *shape), device=device)
@@ -86,16 +94,17 @@ def draw_changes(n: int, *, rotation_degrees: float, device: torch.device) -> Ch
         return uniform(math.log(low), math.log(high), *shape).exp()
 
     def curve() -> Tensor:
-        return torch.stack([log_uniform(*POWER), uniform(*FACTOR), uniform(-SHIFT, SHIFT)], dim=1)
+        strengths = [log_uniform(*POWER) ** colour_strength, uniform(*FACTOR) ** colour_strength]
+        return torch.stack([*strengths, uniform(-SHIFT, SHIFT) * colour_strength], dim=1)
 
     return Changes(
         angle=uniform(-rotation_degrees, rotation_degrees).deg2rad(),
         scale=log_uniform(*SCALE),
         move=uniform(-TRANSLATION, TRANSLATION, 2),
-        contrast=log_uniform(*CONTRAST, 3),
+        contrast=log_uniform(*CONTRAST, 3) ** colour_strength,
         saturation=curve(),
         value=curve(),
-        hue=uniform(-HUE, HUE),
+        hue=uniform(-HUE, HUE) * colour_strength,
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -28,6 +28,8 @@ class Config(methods.Config):
     """A seed patch covers at least this part of the image's side: 1 / zoom."""
     rotation_degrees: float = Field(default=20.0, ge=0, le=180)
     """Patches are turned by up to this, either way; 180 for images without an upright."""
+    colour_strength: NonNegativeFloat = 1.0
+    """What the paper's changes of colour are multiplied by: less where images are told by their colours."""
 
 
 class Method(methods.Method):
@@ -88,8 +90,12 @@ class Method(methods.Method):
         size = view.shape[3] // self.config.zoom
         with torch.autocast(view.device.type, enabled=False):
             planes = view.transpose(0, 1) * std[:, None, None, None] + mean[:, None, None, None]
-            degrees = self.config.rotation_degrees
-            changes = exemplars.draw_changes(len(boxes), rotation_degrees=degrees, device=view.device)
+            changes = exemplars.draw_changes(
+                len(boxes),
+                rotation_degrees=self.config.rotation_degrees,
+                colour_strength=self.config.colour_strength,
+                device=view.device,
+            )
             patches = exemplars.cut(planes, boxes, changes, size=size)
             patches = exemplars.recolour(patches, changes, mean=mean, components=self.components)
         patches = (patches - mean[:, None, None, None]) / std[:, None, None, None]
