@@ -27,10 +27,10 @@ class Config(methods.Config):
     teacher_temperature: PositiveFloat = 0.04  # the paper: 0.07 for ViT-S, over which it is not stable
     temperature_warmup: Probability = 0.3  # the paper: the first 30 of 100 to 800 epochs
     """Share of training in which the teacher's temperature rises from the first to the last."""
-    momentum: Probability = 0.97  # the paper: 0.996, for many more steps
+    momentum: Probability = 0.99  # the paper: 0.996, for many more steps
     """The teacher's at the start; it rises to 1."""
     centre_momentum: Probability = 0.9
-    prototypes: PositiveInt = 1024  # the paper: 65536
+    prototypes: PositiveInt = 512  # the paper: 65536
     """Length of the distributions."""
     frozen: Probability = 0.01  # the paper: the first of 100 to 800 epochs
     """Share of training in which the student's last layer stays as it was drawn."""
