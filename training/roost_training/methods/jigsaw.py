@@ -30,7 +30,8 @@ class Config(methods.Config):
     permutations: Annotated[int, Field(ge=2, le=2000)] = 100  # the paper: 1000, for 1.3 million images
     """Orders to tell from each other."""
     view_scale: Annotated[float, Field(ge=1, le=8)] = 2.0  # the paper: 225 pixels cut up, into pieces of 64
-    """Side of what is cut up, in sides of the image that the encoder is trained for."""
+    """Side of what is cut up, in sides of the image that the encoder is trained for: 1 cuts as large as it is served,
+    more keeps enough pixels where images are small. A map of one place trains but the centres of 3x3 kernels."""
     piece: Annotated[float, Field(gt=0, le=1)] = 64 / 75
     """Side of a piece as a share of its cell's; the rest is where it may lie."""
     grey: Probability = 0.3
