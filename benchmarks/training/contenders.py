@@ -1,7 +1,6 @@
 """What the catalogue compares: Roost's recipes, lightly's, and what needs no training."""
 
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +67,7 @@ def run(task: Task, *, train_folder: Path, test_folder: Path, cache: Path) -> di
     """
     torch.set_num_threads(1)  # a budget of processor time buys the most images with one
     with tempfile.TemporaryDirectory() as folder:
-        flags = {
+        flags: dict[str, Any] = {
             "data": train_folder,
             "val": test_folder,
             "out": Path(folder) / "run",
@@ -80,12 +79,12 @@ def run(task: Task, *, train_folder: Path, test_folder: Path, cache: Path) -> di
             "evaluate_every": 10**6,
         }
         if task.entry in BASELINES or task.entry.startswith(LIGHTLY):
-            settings = TrainSettings.load(flags=_merged(flags, SETS[task.set]), file=RECIPES / "simclr.toml")
+            settings = TrainSettings.load(flags=flags | SETS[task.set], file=RECIPES / "simclr.toml")
             images = source.read(settings)
             if task.entry in BASELINES:
                 return _measured(_baseline(task, settings, images), images, seed=task.seed)
             return _lightly(task, settings, images)
-        settings = TrainSettings.load(flags=_merged(flags, SETS[task.set]), file=RECIPES / f"{task.entry}.toml")
+        settings = TrainSettings.load(flags=flags | SETS[task.set], file=RECIPES / f"{task.entry}.toml")
         manifest = train(settings, progress=Reporter())
         embedder = encoders.restore(settings.out, manifest)
         spent = {"images": manifest.quality["images_seen"], "spent": manifest.quality["training_cpu_seconds"]}
@@ -126,7 +125,3 @@ def _encoder(settings: TrainSettings) -> tuple[nn.Module, int]:
 
 def _measured(embedder: Embedder, images: source.Source, *, seed: int) -> dict[str, float]:
     return measure(embedder, images.plain, images.held_out, seed=seed)
-
-
-def _merged(flags: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    return {**flags, **changes}

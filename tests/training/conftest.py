@@ -1,7 +1,9 @@
 """What the tests of training share: a folder of real digits, and settings that learn from it in a second."""
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,3 +49,25 @@ def settings(digits, tmp_path_factory, tmp_path) -> Callable[..., TrainSettings]
         return TrainSettings(**(short | given))
 
     return make
+
+
+@pytest.fixture
+def in_two_processes() -> Callable[[Callable[..., None]], list[Any]]:
+    """Runs `work(rank, port, answers)` in two forked processes; the answers that they put come in any order."""
+    import torch
+
+    def run(work: Callable[..., None]) -> list[Any]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        context = torch.multiprocessing.get_context("fork")
+        answers = context.Queue()
+        processes = [context.Process(target=work, args=(rank, port, answers)) for rank in range(2)]
+        for process in processes:
+            process.start()
+        found = [answers.get(timeout=60) for _ in processes]
+        for process in processes:
+            process.join()
+        return found
+
+    return run

@@ -1,5 +1,3 @@
-import socket
-
 import pytest
 import torch
 
@@ -89,18 +87,8 @@ def two_processes(rank: int, port: int, answers) -> None:
     distributed.destroy_process_group()
 
 
-def test_two_processes_remember_what_both_have_seen():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = torch.multiprocessing.get_context("fork")
-    answers = context.Queue()
-    processes = [context.Process(target=two_processes, args=(rank, port, answers)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    (_, *first), (_, *second) = sorted(answers.get(timeout=60) for _ in processes)
-    for process in processes:
-        process.join()
+def test_two_processes_remember_what_both_have_seen(in_two_processes):
+    (_, *first), (_, *second) = sorted(in_two_processes(two_processes))
 
     queue, bank = first
     assert first == second

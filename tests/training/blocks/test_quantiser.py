@@ -1,5 +1,4 @@
 import math
-import socket
 
 import pytest
 import torch
@@ -95,17 +94,7 @@ def one_of_two(rank: int, port: int, answers) -> None:
     distributed.destroy_process_group()
 
 
-def test_two_processes_hold_one_codebook_of_the_vectors_of_both():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = torch.multiprocessing.get_context("fork")
-    answers = context.Queue()
-    processes = [context.Process(target=one_of_two, args=(rank, port, answers)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    found = sorted(answers.get(timeout=60) for _ in processes)
-    for process in processes:
-        process.join()
+def test_two_processes_hold_one_codebook_of_the_vectors_of_both(in_two_processes):
+    found = sorted(in_two_processes(one_of_two))
     assert found[0][1] == found[1][1]
     assert found[0][2] == pytest.approx(16, rel=0.1)  # restarts may add a share of a code's

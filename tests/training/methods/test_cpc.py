@@ -1,5 +1,4 @@
 import math
-import socket
 
 import pytest
 import torch
@@ -143,18 +142,8 @@ def shared_map() -> torch.nn.Conv2d:
     return torch.nn.Conv2d(3, 5, kernel_size=1, bias=False)
 
 
-def test_two_processes_of_two_images_equal_one_of_four_in_loss_and_gradient():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = torch.multiprocessing.get_context("fork")
-    answers = context.Queue()
-    processes = [context.Process(target=two_processes, args=(rank, port, answers)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    found = [answers.get(timeout=60) for _ in processes]
-    for process in processes:
-        process.join()
+def test_two_processes_of_two_images_equal_one_of_four_in_loss_and_gradient(in_two_processes):
+    found = in_two_processes(two_processes)
 
     alone = shared_map()
     targets = alone(random(4, 3, 4, 2))

@@ -1,5 +1,4 @@
 import math
-import socket
 
 import numpy as np
 import pytest
@@ -173,18 +172,8 @@ def one_of_two_processes(rank: int, port: int, answers) -> None:
     distributed.destroy_process_group()
 
 
-def test_two_processes_have_the_clusters_of_the_first():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = torch.multiprocessing.get_context("fork")
-    answers = context.Queue()
-    processes = [context.Process(target=one_of_two_processes, args=(rank, port, answers)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    found = [answers.get(timeout=60) for _ in processes]
-    for process in processes:
-        process.join()
+def test_two_processes_have_the_clusters_of_the_first(in_two_processes):
+    found = in_two_processes(one_of_two_processes)
     alone = build("deepcluster_em", clusters=5)
     alone.before_epoch(0, features)
     for _, clusters, shares in found:

@@ -1,5 +1,4 @@
 import math
-import socket
 
 import pytest
 import torch
@@ -93,18 +92,8 @@ def linear(weight: torch.Tensor) -> torch.nn.Linear:
     return model
 
 
-def test_two_processes_of_three_pairs_equal_one_of_six_in_loss_and_gradient():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = torch.multiprocessing.get_context("fork")
-    answers = context.Queue()
-    processes = [context.Process(target=two_processes, args=(rank, port, answers)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    found = [answers.get(timeout=60) for _ in processes]
-    for process in processes:
-        process.join()
+def test_two_processes_of_three_pairs_equal_one_of_six_in_loss_and_gradient(in_two_processes):
+    found = in_two_processes(two_processes)
 
     images, weight = shared_inputs()
     alone = linear(weight)
