@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.models.resnet import ResNet as TorchvisionResNet
 
+from roost_training.encoders.convolution import EverySecondConv2d, SmallMapConv2d
 from roost_training.encoders.encoder import Convolutional, Encoder
 
 SMALL_IMAGE_SIZE = 64
@@ -54,10 +55,11 @@ class SmallResNet(Convolutional):
         ]
         for before, width in itertools.pairwise(WIDTHS):
             shortcut = nn.Sequential(
-                nn.Conv2d(before, width, kernel_size=1, stride=2, bias=False),
+                EverySecondConv2d(before, width),
                 nn.BatchNorm2d(width),
             )
             layers.append(BasicBlock(before, width, stride=2, downsample=shortcut))
+            layers[-1].conv2 = SmallMapConv2d(width)
         self.layers = nn.Sequential(*layers)
 
     def maps(self, images: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from roost_training import encoders
 from roost_training.blocks import distributed
 from roost_training.evaluate.embedding import features
 from roost_training.images import batches, data
-from roost_training.loop import checkpoint, collapse, devices, finish, run, scores, source, weights
+from roost_training.loop import checkpoint, collapse, devices, finish, memory, run, scores, source, weights
 from roost_training.loop.learner import Learner
 from roost_training.loop.meter import Meter
 from roost_training.loop.processes import Processes
@@ -46,6 +46,7 @@ def train(settings: TrainSettings, *, progress: Reporter | None = None) -> artif
         KeyboardInterrupt: SIGINT or SIGTERM came; a checkpoint was written first.
     """
     settings.check_names()
+    memory.keep_freed()
     fabric = devices.fabric(settings)
     processes = Processes()
     if settings.threads is not None:
