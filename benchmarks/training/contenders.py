@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
+from torch.optim.swa_utils import update_bn
 
 from roost_training import encoders
 from roost_training.encoders import Embedder, whitening
@@ -25,9 +26,20 @@ from roost_training.loop.training import train
 RECIPES = Path(__file__).parents[2] / "training" / "recipes"
 BY_IMAGES = ("digits", "eurosat", "photographs")
 """Recipes that are named for images, not for a method."""
-BASELINES = ("raw pixels", "pca-64", "untrained", "untrained, whitened")
+BASELINES = (
+    "raw pixels",
+    "pca-64",
+    "untrained",
+    "untrained, whitened",
+    "untrained, norms fitted",
+    "untrained, norms fitted, whitened",
+)
+"""What nobody trained. Training gives batch norms the images' statistics at once, before it teaches anything: fitted
+norms have them, and nothing else."""
 LIGHTLY = "lightly "
 WHITEN = 64
+BATCH = 256
+"""Images at a time, where nothing is learnt."""
 
 SETS: dict[str, dict[str, Any]] = {
     "eurosat": {},
@@ -107,12 +119,15 @@ def _lightly(task: Task, settings: TrainSettings, images: source.Source) -> dict
 
 
 def _baseline(task: Task, settings: TrainSettings, images: source.Source) -> Embedder:
-    pixels = {"mean": images.mean, "std": images.std}
+    colours = {"mean": images.mean, "std": images.std}
     if task.entry == "raw pixels":
-        return baselines.raw_pixels(**pixels, side=settings.image_size)
+        return baselines.raw_pixels(**colours, side=settings.image_size)
     if task.entry == "pca-64":
-        return baselines.principal_components(images.plain, **pixels)
-    embedder = baselines.untrained(settings.encoder, **pixels, side=settings.image_size, seed=task.seed)
+        return baselines.principal_components(images.plain, **colours)
+    embedder = baselines.untrained(settings.encoder, **colours, side=settings.image_size, seed=task.seed)
+    if "norms fitted" in task.entry:
+        pixels = images.plain.gather(np.arange(len(images.plain)))
+        update_bn(torch.from_numpy(pixels).split(BATCH), embedder)
     if task.entry.endswith("whitened"):
         embedder.whitening = whitening.fit(features(embedder, images.plain), dim=WHITEN)
     return embedder

@@ -15,7 +15,7 @@ from torch.nn import functional
 from roost_training.blocks import patches
 from roost_training.blocks.heads import mlp
 from roost_training.methods import jigsaw
-from roost_training.methods.jigsaw import PIECES
+from roost_training.methods.jigsaw import ORDERS, PIECES
 
 
 class Config(jigsaw.Config):
@@ -59,10 +59,10 @@ class Puzzle(jigsaw.Puzzle):
         strangers = pieces[others, torch.randint(PIECES, (n, PIECES), device=pieces.device)]
         return torch.where(odd.view(n, PIECES, *[1] * (pieces.ndim - 2)), strangers, pieces), odd
 
-    def deal(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Shuffled pieces (n, 9, 3, side, side), which of them are odd (n, 9), and their order (n,)."""
-        pieces, odd = self.exchange(self.cut(images))
-        shuffled, order = self.shuffle(pieces)
+    def deal(self, pieces: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Puzzles of pieces, or of their features, (n, 9, ...): shuffled, which are odd (n, 9), and their order (n,)."""
+        exchanged, odd = self.exchange(pieces)
+        shuffled, order = self.shuffle(exchanged)
         return shuffled, odd.gather(1, self.permutations[order]), order
 
     def solve(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,8 +78,11 @@ class Puzzle(jigsaw.Puzzle):
 
     def play(self, encoder: nn.Module, images: Tensor) -> dict[str, Tensor]:
         """The loss of puzzles cut from images (n, 3, size, size), and the shares solved and of odd pieces found."""
-        pieces, odd, order = self.deal(images)
-        logits, suspected = self.solve(patches.encode(encoder, pieces))
+        features = patches.encode(encoder, self.cut(images))
+        # As in `jigsaw`: the encoder sees each piece by itself, and so its features are dealt, as often as one likes.
+        dealt = zip(*(self.deal(features) for _ in range(ORDERS)), strict=True)
+        shuffled, odd, order = (torch.cat(part) for part in dealt)
+        logits, suspected = self.solve(shuffled)
         ordering = functional.cross_entropy(logits.float(), order)
         finding = functional.binary_cross_entropy_with_logits(suspected.float(), odd.float())
         return {
@@ -90,7 +93,7 @@ class Puzzle(jigsaw.Puzzle):
 
     def draw(self, encoder: nn.Module, images: Tensor) -> dict[str, Tensor]:
         """Puzzles cut from images (n, 3, size, size), as they are dealt, and as solved, without what seems odd."""
-        pieces, _, _ = self.deal(images)
+        pieces, _, _ = self.deal(self.cut(images))
         logits, suspected = self.solve(patches.encode(encoder, pieces))
         kept = pieces * (suspected < 0)[..., None, None, None]
         return {"puzzles": patches.tile(pieces), "solved": patches.tile(self.restore(kept, logits.argmax(1)))}
