@@ -62,7 +62,6 @@ class Learner:
         if settings.compile:
             self.method.compile()
         self._forward, self._stepper = fabric.setup(self.method, self.optimiser)
-        self._cuts = self.method.views(settings.views, settings.image_size)
         self.embedder = encoders.Embedder(self.method.served, mean=images.mean, std=images.std).to(fabric.device)
 
     def learning_rate(self, progress: float) -> float:
@@ -133,7 +132,7 @@ class Learner:
             augment.augment(pixels, cut.recipe, size=cut.size, generator=generator)
             .sub_(self.embedder.mean)
             .div_(self.embedder.std)
-            for cut in self._cuts
+            for cut in self.method.views(self.settings.views, self.settings.image_size)
         ]
 
     def _asked(self, batch: Batch) -> dict[str, Tensor]:

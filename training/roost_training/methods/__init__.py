@@ -74,6 +74,8 @@ class Method(nn.Module):
     def views(self, base: Recipe, size: int) -> list[View]:
         """The augmented copies of each image that `forward` is given, each of shape (batch, 3, size, size).
 
+        Asked before every step, so that a method may want others later in its training.
+
         Args:
             base: How the run makes views.
             size: Side of the image that the encoder is trained for, in pixels.

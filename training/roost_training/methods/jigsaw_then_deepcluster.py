@@ -23,7 +23,7 @@ class Config(jigsaw.Config, deepcluster.Config):
 
 
 class Method(deepcluster.Method):
-    """Solves puzzles, cut from a second and larger view, until the clustering begins."""
+    """Solves puzzles, cut from a larger view, until the clustering begins."""
 
     idle_parameters = True
     done: Tensor
@@ -37,8 +37,8 @@ class Method(deepcluster.Method):
         self.register_buffer("began", torch.tensor(-1))  # the first epoch of clustering
 
     def views(self, base: Recipe, size: int) -> list[View]:
-        """The view whose cluster is told, and the one that is cut up."""
-        return [*super().views(base, size), View(base, round(self.view_scale * size))]
+        """The view that is cut up, or once clustering has begun, the one whose cluster is told."""
+        return [View(base, round(self.view_scale * size))] if self.began < 0 else super().views(base, size)
 
     def before_epoch(self, epoch: int, embed: Callable[[], Tensor]) -> Iterable[nn.Parameter]:
         """Begin to cluster where it is time, and go on with it from then."""
@@ -51,9 +51,9 @@ class Method(deepcluster.Method):
         self.done.fill_(progress)
 
     def forward(self, views: Sequence[Tensor], indices: Tensor) -> dict[str, Tensor]:
-        """The loss of puzzles or of clusters, over two views of the images at `indices`, int64 (batch,)."""
-        return self.puzzle.play(self.encoder, views[1]) if self.began < 0 else super().forward(views[:1], indices)
+        """The loss of puzzles or of clusters, over one view of the images at `indices`, int64 (batch,)."""
+        return self.puzzle.play(self.encoder, views[0]) if self.began < 0 else super().forward(views, indices)
 
     def pictures(self, views: Sequence[Tensor]) -> dict[str, Tensor]:
-        """The puzzles as the encoder sees them, and as it solves them still."""
-        return self.puzzle.draw(self.encoder, views[1])
+        """The puzzles as the encoder sees them and as it solves them, as long as it does."""
+        return self.puzzle.draw(self.encoder, views[0]) if self.began < 0 else super().pictures(views)
