@@ -1,6 +1,9 @@
 """What the catalogue compares: Roost's recipes, lightly's, and what needs no training."""
 
+import itertools
+import random
 import tempfile
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,11 +44,21 @@ WHITEN = 64
 BATCH = 256
 """Images at a time, where nothing is learnt."""
 
-SETS: dict[str, dict[str, Any]] = {
-    "eurosat": {},
-    "cifar10": {"source_size": 32, "views": {"vertical_flip": 0.0, "quarter_turn": 0.0}},
+SETS = ("eurosat", "cifar10")
+OBJECTS: dict[str, Any] = {
+    "vertical_flip": 0.0,
+    "quarter_turn": 0.0,
+    "brightness": 0.4,
+    "contrast": 0.4,
+    "saturation": 0.4,
+    "hue": 0.1,
+    "grey": 0.2,
 }
-"""What is set for each set of images on top of a recipe; the recipes are made for EuroSAT."""
+"""Views of CIFAR-10's objects, which have an upright and come in any colour, by recipes made for land cover."""
+OF_OBJECTS: dict[str, dict[str, Any]] = {"exemplar_cnn": {"rotation_degrees": 20.0, "colour_strength": 1.0}}
+"""Settings of methods likewise."""
+KNOWN = 20
+"""Images of each class that `constraints` is told of."""
 
 
 @dataclass(frozen=True)
@@ -91,16 +104,43 @@ def run(task: Task, *, train_folder: Path, test_folder: Path, cache: Path) -> di
             "evaluate_every": 10**6,
         }
         if task.entry in BASELINES or task.entry.startswith(LIGHTLY):
-            settings = TrainSettings.load(flags=flags | SETS[task.set], file=RECIPES / "simclr.toml")
+            settings = TrainSettings.load(flags=flags | _for_set(task, "simclr"), file=RECIPES / "simclr.toml")
             images = source.read(settings)
             if task.entry in BASELINES:
                 return _measured(_baseline(task, settings, images), images, seed=task.seed)
             return _lightly(task, settings, images)
-        settings = TrainSettings.load(flags=flags | SETS[task.set], file=RECIPES / f"{task.entry}.toml")
+        changes = _for_set(task, task.entry)
+        if task.entry == "constraints":
+            pairs = _pairs(train_folder, Path(folder) / "pairs.csv", seed=task.seed)
+            changes["method_settings"] = {"pairs": pairs}
+        settings = TrainSettings.load(flags=flags | changes, file=RECIPES / f"{task.entry}.toml")
         manifest = train(settings, progress=Reporter())
         embedder = encoders.restore(settings.out, manifest)
         spent = {"images": manifest.quality["images_seen"], "spent": manifest.quality["training_cpu_seconds"]}
         return _measured(embedder, source.read(settings), seed=task.seed) | spent
+
+
+def _for_set(task: Task, name: str) -> dict[str, Any]:
+    """What is set for the set of images on top of a recipe."""
+    if task.set == "eurosat":
+        return {}
+    recipe = tomllib.loads((RECIPES / f"{name}.toml").read_text())["train"]
+    made_for_land_cover = "quarter_turn" in recipe.get("views", {}) or name in OF_OBJECTS
+    changes: dict[str, Any] = {"source_size": recipe["image_size"]}
+    return changes | ({"views": OBJECTS, "method_settings": OF_OBJECTS.get(name, {})} if made_for_land_cover else {})
+
+
+def _pairs(images: Path, file: Path, *, seed: int) -> Path:
+    """Write a file of pairs: what a person knows who sorted some images of each class."""
+    generator = random.Random(seed)
+    sorted_ = []
+    for folder in sorted(path for path in images.iterdir() if path.is_dir()):
+        names = [f"{folder.name}/{path.name}" for path in sorted(folder.iterdir())]
+        sorted_.append(generator.sample(names, KNOWN))
+    must = [f"{a},{b},must" for known in sorted_ for a, b in itertools.pairwise(known)]
+    cannot = [f"{a[0]},{b[0]},cannot" for a, b in itertools.combinations(sorted_, 2)]
+    file.write_text("\n".join([*must, *cannot]) + "\n")
+    return file
 
 
 def _lightly(task: Task, settings: TrainSettings, images: source.Source) -> dict[str, float]:

@@ -15,13 +15,18 @@ class SmallMapConv2d(nn.Conv2d):
 
     Each of a map's four places sees all four: 16 of the 36 taps, and the other 20 see padding. The matrix takes two
     fifths of the time. Maps of another size are convolved.
+
+    Args:
+        like: Whose weight it takes; 3x3, with stride and padding 1, without a bias.
     """
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, channels, kernel_size=3, padding=1, bias=False)
+    def __init__(self, like: nn.Conv2d) -> None:
+        # On no device, so that no random numbers are spent on a weight that is replaced.
+        super().__init__(like.in_channels, like.out_channels, kernel_size=3, padding=1, bias=False, device="meta")
+        self.weight = like.weight
 
     def forward(self, input: Tensor) -> Tensor:  # torch's own name
-        """Maps (batch, channels, rows, columns) of as many."""
+        """Maps (batch, out_channels, rows, columns) of maps (batch, in_channels, rows, columns)."""
         if input.shape[2:] != (2, 2) or not _pays(input):
             return super().forward(input)
         kernel = self.weight.to(input.dtype).permute(0, 2, 3, 1)

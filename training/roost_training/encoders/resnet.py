@@ -58,8 +58,9 @@ class SmallResNet(Convolutional):
                 EverySecondConv2d(before, width),
                 nn.BatchNorm2d(width),
             )
-            layers.append(BasicBlock(before, width, stride=2, downsample=shortcut))
-            layers[-1].conv2 = SmallMapConv2d(width)
+            block = BasicBlock(before, width, stride=2, downsample=shortcut)
+            block.conv2 = SmallMapConv2d(block.conv2)
+            layers.append(block)
         self.layers = nn.Sequential(*layers)
 
     def maps(self, images: Tensor) -> Tensor:

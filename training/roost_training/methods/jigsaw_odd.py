@@ -60,7 +60,7 @@ class Puzzle(jigsaw.Puzzle):
         return torch.where(odd.view(n, PIECES, *[1] * (pieces.ndim - 2)), strangers, pieces), odd
 
     def deal(self, pieces: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Puzzles of pieces, or of their features, (n, 9, ...): shuffled, which are odd (n, 9), and their order (n,)."""
+        """Puzzles of pieces, or of features, (n, 9, ...): shuffled, which are odd (n, 9), and the order (n,)."""
         exchanged, odd = self.exchange(pieces)
         shuffled, order = self.shuffle(exchanged)
         return shuffled, odd.gather(1, self.permutations[order]), order
