@@ -69,17 +69,22 @@ def _here(arguments: argparse.Namespace) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    done = {(row["set"], row["entry"], row["seed"], row["cpu_seconds"]) for row in _read(arguments.results)}
+    def done() -> set[tuple[str, str, int, float]]:
+        return {(row["set"], row["entry"], row["seed"], row["cpu_seconds"]) for row in _read(arguments.results)}
+
     wanted = [
         Task(set=name, entry=entry, seed=seed, cpu_seconds=arguments.cpu_seconds)
         for seed in arguments.seeds
         for name in arguments.sets
         for entry in arguments.entries or contenders.entries()
     ]
-    missing = [task for task in wanted if task.key() not in done]
+    before = done()
+    missing = [task for task in wanted if task.key() not in before]
     lock = Lock()
 
     def work(task: Task) -> None:
+        if task.key() in done():  # by another process on the same results
+            return
         folder: Path | None = getattr(arguments, task.set)
         if folder is None:
             sys.exit(f"Give --{task.set} FOLDER.")

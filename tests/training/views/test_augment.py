@@ -346,3 +346,12 @@ def test_a_recipe_that_cannot_be_is_refused(changes: dict[str, object]):
 def test_pixels_that_do_not_fit_are_refused(pixels: torch.Tensor, fault: str):
     with pytest.raises(ValueError, match=fault):
         augment.apply(pixels, still(photographs()), size=40)
+
+
+@pytest.mark.parametrize("size", [1, 7, 40])
+def test_views_are_normalised_colour_by_colour(size):
+    views = augment.apply(photographs()[:3], still(photographs()[:3]), size=size)
+    mean, std = torch.rand(1, 3, 1, 1), torch.rand(1, 3, 1, 1) + 0.5
+    expected = (views - mean) / std
+    assert torch.equal(augment.normalise(views, mean=mean, std=std), expected)
+    assert torch.equal(views, expected)

@@ -129,9 +129,11 @@ class Learner:
         torch.manual_seed(int(state[0]))
         generator = torch.Generator().manual_seed(int(state[1]))
         return [
-            augment.augment(pixels, cut.recipe, size=cut.size, generator=generator)
-            .sub_(self.embedder.mean)
-            .div_(self.embedder.std)
+            augment.normalise(
+                augment.augment(pixels, cut.recipe, size=cut.size, generator=generator),
+                mean=self.embedder.mean,
+                std=self.embedder.std,
+            )
             for cut in self.method.views(self.settings.views, self.settings.image_size)
         ]
 

@@ -66,6 +66,21 @@ def augment(pixels: Tensor, recipe: Recipe, *, size: int, generator: torch.Gener
     return apply(pixels, parameters, size=size)
 
 
+def normalise(views: Tensor, *, mean: Tensor, std: Tensor) -> Tensor:
+    """Subtract `mean` and divide by `std`, both of three numbers, in place, and return the views.
+
+    Args:
+        views: float32 of shape (n, 3, size, size), in channels-last memory.
+        mean: Of the colours.
+        std: Likewise.
+    """
+    height, width = views.shape[2:]
+    # A loop over three colours at a time would take nine times as long.
+    rows = views.permute(0, 2, 3, 1).view(len(views), height, width * 3)
+    rows.sub_(mean.flatten().repeat(width)).div_(std.flatten().repeat(width))
+    return views
+
+
 def _grouped(parameters: Parameters) -> Tensor:
     """An order in which the jittered images are a prefix and the blurred ones a slice, so that none need copying."""
     blurred = (parameters.sigma > 0).int()
