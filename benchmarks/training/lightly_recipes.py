@@ -110,9 +110,11 @@ class Following(Learner):
 
     head: nn.Module
 
-    def follow(self) -> None:
-        """Make the copy, without gradients."""
-        self.teacher, self.teacher_head = copy.deepcopy(self.encoder), copy.deepcopy(self.head)
+    def follow(self, head: Callable[[], nn.Module]) -> None:
+        """Make both heads, alike, and the copy, without gradients. A norm of weights keeps a head from being copied."""
+        self.head, self.teacher_head = head(), head()
+        self.teacher_head.load_state_dict(self.head.state_dict())
+        self.teacher = copy.deepcopy(self.encoder)
         deactivate_requires_grad(self.teacher)
         deactivate_requires_grad(self.teacher_head)
 
@@ -130,10 +132,9 @@ class BYOL(Following):
     """lightly's BYOL."""
 
     def build(self, dim: int) -> None:
-        self.head = heads.BYOLProjectionHead(dim, 1024, 256)
+        self.follow(lambda: heads.BYOLProjectionHead(dim, 1024, 256))
         self.predictor = heads.BYOLPredictionHead(256, 1024, 256)
         self.criterion = NegativeCosineSimilarity()
-        self.follow()
 
     def loss(self, views: Sequence[Tensor]) -> Tensor:
         pa, pb = (self.predictor(self.head(self.encoder(view))) for view in views)
@@ -144,9 +145,8 @@ class MoCo(Following):
     """lightly's MoCo v2, with its memory bank of 4,096 keys."""
 
     def build(self, dim: int) -> None:
-        self.head = heads.MoCoProjectionHead(dim, dim, 128)
+        self.follow(lambda: heads.MoCoProjectionHead(dim, dim, 128))
         self.criterion = NTXentLoss(temperature=0.1, memory_bank_size=(4096, 128))
-        self.follow()
 
     def loss(self, views: Sequence[Tensor]) -> Tensor:
         def one_way(query: Tensor, key: Tensor) -> Tensor:
@@ -178,9 +178,8 @@ class DINO(Following):
     """lightly's DINO with two global crops."""
 
     def build(self, dim: int) -> None:
-        self.head = heads.DINOProjectionHead(dim, 2048, 256, 2048, batch_norm=True)
+        self.follow(lambda: heads.DINOProjectionHead(dim, 2048, 256, 2048, batch_norm=True))
         self.criterion = DINOLoss(output_dim=2048)
-        self.follow()
 
     def loss(self, views: Sequence[Tensor]) -> Tensor:
         taught = [self.taught(view) for view in views]
