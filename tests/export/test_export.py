@@ -58,6 +58,11 @@ def test_the_graph_is_one_checked_file_of_the_asked_operator_set(exported):
     assert not any(tensor.external_data for tensor in model.graph.initializer)
 
 
+def test_what_is_trained_as_a_product_of_matrices_is_exported_as_a_convolution(exported):
+    operators = [node.op_type for node in onnx.load(exported.folder / "model.onnx").graph.node]
+    assert operators.count("Conv") == 12  # eight in pairs, the stem, and three between stages
+
+
 def test_pixels_become_floats_before_they_are_transposed(exported):
     graph = onnx.load(exported.folder / "model.onnx").graph
     maker = {output: node.op_type for node in graph.node for output in node.output}
