@@ -2,10 +2,11 @@
 
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Literal, Self, TypeVar, overload
+from typing import Any, Literal, Self, TypeAlias, TypeVar, overload
 
 import grpc
 import numpy as np
@@ -26,6 +27,9 @@ from roost.v1 import gateway_pb2 as pb
 from roost.v1.gateway_pb2_grpc import GatewayServiceStub
 
 T = TypeVar("T")
+Answers: TypeAlias = "queue.SimpleQueue[pb.IngestItemsResponse | RoostError | None]"
+"""Of a stream; none follows the last."""
+TURN = 0.2  # seconds
 
 
 class Client:
@@ -129,7 +133,7 @@ class Client:
             One outcome per item, in order; a bad item fails alone.
         """
         sent: queue.SimpleQueue[pb.IngestItemsRequest | None] = queue.SimpleQueue()
-        answers: queue.SimpleQueue[pb.IngestItemsResponse | RoostError | None] = queue.SimpleQueue()
+        answers: Answers = queue.SimpleQueue()
         waiting: deque[pb.IngestItemsRequest | Outcome] = deque()
         entries = (
             requests.ingest_entry(item, model=model, skip_existing=skip_existing, max_bytes=self._max_bytes)
@@ -146,7 +150,7 @@ class Client:
                 if not waiting:
                     sent.put(None)
                     with suppress(queue.Empty):  # all is answered: how and when the stream ends changes nothing
-                        answers.get(timeout=self._timeout)
+                        _next(answers, timeout=self._timeout)
                     return
                 head = waiting.popleft()
                 yield head if isinstance(head, Outcome) else responses.to_outcome(self._take(answers))
@@ -154,7 +158,7 @@ class Client:
             sent.put(None)  # frees the thread of gRPC that waits for the next request
             call.cancel()  # does nothing to a stream that has ended
 
-    def _receive(self, call: Any, answers: queue.SimpleQueue[pb.IngestItemsResponse | RoostError | None]) -> None:
+    def _receive(self, call: Any, answers: Answers) -> None:
         """Move a stream's answers into a queue, whose reader can wait with a timeout."""
         try:
             for response in call:
@@ -163,9 +167,9 @@ class Client:
         except grpc.RpcError as error:
             answers.put(status.from_rpc(error, target=self.target, timeout=self._timeout))
 
-    def _take(self, answers: queue.SimpleQueue[pb.IngestItemsResponse | RoostError | None]) -> pb.IngestItemsResponse:
+    def _take(self, answers: Answers) -> pb.IngestItemsResponse:
         try:
-            answer = answers.get(timeout=self._timeout)
+            answer = _next(answers, timeout=self._timeout)
         except queue.Empty:
             raise status.no_answer(self.target, self._timeout)
         if answer is None:
@@ -274,3 +278,14 @@ class Client:
             yield
         except grpc.RpcError as error:
             raise status.from_rpc(error, target=self.target, timeout=self._timeout) from error
+
+
+def _next(answers: Answers, *, timeout: float) -> pb.IngestItemsResponse | RoostError | None:
+    """Wait in short turns: Python sleeps through a Ctrl-C that comes just before a wait, however long that is."""
+    until = time.monotonic() + timeout
+    while True:
+        try:
+            return answers.get(timeout=min(TURN, max(0.0, until - time.monotonic())))
+        except queue.Empty:
+            if time.monotonic() >= until:
+                raise

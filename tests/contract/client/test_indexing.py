@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import grpc
@@ -99,6 +100,26 @@ def test_a_bad_file_is_final(peer, folder):
     assert run(peer, folder, []) == [(name, "failed") for name in NAMES]
 
 
+def test_ctrl_c_ends_a_wait_that_it_did_not_wake(peer, folder):
+    over, stopped = threading.Event(), []
+
+    def answer(requests, context):
+        context.add_callback(over.set)
+        over.wait(30)
+        return iter(())
+
+    def interrupt():
+        time.sleep(0.5)
+        stopped.append(time.monotonic())
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)  # as if it had come before the wait
+
+    peer.answers["IngestItems"] = answer
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        run(peer, folder, [])
+    assert time.monotonic() - stopped[0] < 10  # and not after the client's 30 seconds
+
+
 def test_ctrl_c_says_how_far_it_came(peer, folder):
     half, over = threading.Event(), threading.Event()
 
@@ -114,9 +135,12 @@ def test_ctrl_c_says_how_far_it_came(peer, folder):
     peer.answers |= {"IngestItems": answer, "ListModels": lambda request, context: pb.ListModelsResponse()}
     command = [Path(sys.executable).with_name("roost"), "index", folder, "--gateway", peer.target]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert half.wait(30)
-    process.send_signal(signal.SIGINT)
-    output, words = process.communicate(timeout=30)
+    try:
+        assert half.wait(30)
+        process.send_signal(signal.SIGINT)
+        output, words = process.communicate(timeout=30)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert output == ""
     assert words.startswith("Stopped after ")
