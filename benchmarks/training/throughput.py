@@ -4,9 +4,10 @@
 
 FOLDER holds JPEG files. SimCLR with lightly's views for small images (strength 0.5, no blur), two of each image. Up to
 64 pixels lightly has the decoded images in memory; beyond, both sides begin with the files: lightly opens them in its
-workers each time, Roost decodes them once (`decode_seconds`) and keeps the pixels. Every contender runs in a process of
-its own, in turn; medians and their ratios are printed. The first batch, which waits for workers, is not counted
-against lightly.
+workers each time, Roost decodes them once (`decode_seconds`) and keeps the pixels. Lightly's encoder is convolved by
+torch, as anyone has it, or by `roost_training.encoders.convolution` with `--share-convolutions`. Every contender runs
+in a process of its own, in turn; medians and their ratios are printed. The first batch, which waits for workers, is not
+counted against lightly.
 """
 
 import argparse
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--seconds", type=float, default=20, help="for one contender in one round (default: 20)")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--share-convolutions", action="store_true", help="give lightly's encoder Roost's")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -96,7 +98,11 @@ def lightly(arguments: argparse.Namespace) -> dict[str, float]:
 
     from roost import folder, preprocess
     from roost_training import encoders
+    from roost_training.encoders.convolution import EverySecondConv2d, SmallMapConv2d
 
+    if not arguments.share_convolutions:
+        for faster in (EverySecondConv2d, SmallMapConv2d):
+            faster.forward = torch.nn.Conv2d.forward
     files = [arguments.images / file.name for file in folder.find(arguments.images)]
     images = files
     if arguments.size <= IN_MEMORY:
