@@ -162,6 +162,39 @@ def test_a_bad_folder_leaves_the_run_that_was_to_be_overwritten(settings, photos
     assert artifact.read(finished.out) == manifest
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("dino", "vit_xti_16", 36), "18 x 18 pixels do not divide into patches of 4"),
+        (("jigsaw", "vit_xti_16", 32), "do not divide into patches"),
+        (("relative_patch", "alexnet", 66), "alexnet cannot take the views that relative_patch makes of images of 66"),
+    ],
+)
+def test_an_encoder_that_cannot_take_a_method_s_views_is_refused(settings, photos, given, said):
+    method, encoder, size = given
+    refused(settings(data=photos, batch=8, method=method, encoder=encoder, image_size=size), BadSettings, said)
+
+
+def test_a_run_is_not_overwritten_by_one_that_cannot_begin(settings, photos):
+    finished = settings(data=photos, batch=8, epochs=1)
+    manifest = train(finished, progress=Reporter())
+    given = {"method": "jigsaw", "encoder": "vit_xti_16", "image_size": 32, "overwrite": True}
+    with pytest.raises(BadSettings):
+        train(finished.model_copy(update=given), progress=Reporter())
+    assert artifact.read(finished.out) == manifest
+
+
+def test_a_run_killed_while_it_overwrites_another_can_be_started_again(settings, photos, monkeypatch):
+    finished = settings(data=photos, batch=8, epochs=1)
+    train(finished, progress=Reporter())
+    again = finished.model_copy(update={"overwrite": True})
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train(again, progress=Reporter())
+    assert train(again, progress=Reporter()).quality["epochs"] == 1
+
+
 def test_a_run_folder_that_cannot_be_made_is_refused(settings, photos, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BadSettings, match="cannot be written: Not a directory"):

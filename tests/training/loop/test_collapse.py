@@ -1,6 +1,8 @@
 """A run that diverges or collapses stops, says what was seen and what to try, and keeps its last good checkpoint."""
 
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -65,6 +67,31 @@ def test_the_last_good_checkpoint_is_kept_and_can_be_gone_on_from_without_floors
     anyway = {"resume": True, "min_rankme": 0.0, "min_feature_std": 0.0}
     manifest = train(collapsing.model_copy(update=anyway), progress=Reporter())
     assert manifest.quality["epochs"] == 8
+
+
+def test_a_run_that_is_stopped_while_it_collapses_keeps_the_checkpoint_before(collapsing):
+    class Stopping(Reporter):
+        said = ""
+
+        def epoch(self, record):
+            if record["rankme"] < 1.2:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        def note(self, text):
+            self.said = text
+
+    progress = Stopping()
+    with pytest.raises(KeyboardInterrupt):
+        train(collapsing, progress=progress)
+    position = torch.load(checkpoint.path_in(collapsing.out), weights_only=True)["position"]
+    assert position["figures"]["rankme"] >= 1.2
+    assert "the encoder was collapsing" in progress.said
+
+
+def test_weights_that_blow_up_in_an_epoch_s_one_step_stop_the_run(settings):
+    given = {"optimiser": "sgd", "learning_rate": 1e30, "clip_norm": None, "warmup": 0.0}
+    with pytest.raises(TrainingFailed, match=r"not finite.* Try a lower learning rate"):
+        train(settings(epochs=50, batch=128, **given), progress=Reporter())
 
 
 def test_after_a_low_score_the_next_epoch_is_scored_too(collapsing):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 from safetensors.torch import load_file
 
 from roost import artifact
@@ -156,3 +157,15 @@ def test_an_encoder_of_another_kind_is_refused(settings, earlier, change, said):
 def test_a_folder_that_is_no_finished_run_is_refused(settings, tmp_path):
     with pytest.raises(BadArtifact, match="it is no artifact"):
         train(settings(init=tmp_path), progress=Reporter())
+
+
+def test_a_batch_that_leaves_a_process_too_few_images_is_refused(settings):
+    given = settings(batch=6)
+    with pytest.raises(BadSettings, match="leave 3 to each of 2 processes; at least 4 are needed"):
+        Learner(Fabric(accelerator="cpu", devices=2), given, source.read(given))
+
+
+def test_held_out_views_are_cut_from_pictures_as_large_as_in_training(settings):
+    images = source.read(settings(source_size=24))
+    assert (images.held_out.side, images.unseen.side, images.train.side) == (16, 24, 24)
+    assert images.unseen.paths == images.held_out.paths

@@ -69,7 +69,7 @@ class ViT(VisionTransformer, Encoder):
         if any(side % self.patch_size for side in images.shape[2:]):
             raise BadSettings(
                 f"Views of {images.shape[2]} x {images.shape[3]} pixels do not divide into patches of "
-                f"{self.patch_size}. Choose another size of view.",
+                f"{self.patch_size}.",
                 patch=self.patch_size,
             )
         patches = self.conv_proj(images)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -23,6 +24,21 @@ class Batch:
     """Their classes, int64 (batch,), where the images have some."""
 
 
+def take(images: Images, indices: np.ndarray, *, device: torch.device) -> Batch:
+    """Some of the images, on the device.
+
+    Args:
+        images: Where the pixels come from.
+        indices: Which, int64 (batch,).
+        device: Where the tensors are put.
+    """
+    pixels = torch.from_numpy(images.gather(indices))
+    labels = None if images.labels is None else torch.from_numpy(images.labels[indices]).to(device)
+    if device.type == "cuda":
+        pixels = pixels.pin_memory()
+    return Batch(pixels.to(device, non_blocking=True), torch.from_numpy(indices).to(device), labels)
+
+
 def stream(images: Images, order: Sequence[np.ndarray], *, device: torch.device) -> Iterator[Batch]:
     """Batches on the device, one read ahead in a thread while the last is worked on.
 
@@ -31,14 +47,7 @@ def stream(images: Images, order: Sequence[np.ndarray], *, device: torch.device)
         order: Each batch's indices.
         device: Where the tensors are put.
     """
-
-    def read(indices: np.ndarray) -> Batch:
-        pixels = torch.from_numpy(images.gather(indices))
-        labels = None if images.labels is None else torch.from_numpy(images.labels[indices]).to(device)
-        if device.type == "cuda":
-            pixels = pixels.pin_memory()
-        return Batch(pixels.to(device, non_blocking=True), torch.from_numpy(indices).to(device), labels)
-
+    read = partial(take, images, device=device)
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead") as reader:
         ahead = [reader.submit(read, indices) for indices in order[:1]]
         for following in range(1, len(order) + 1):

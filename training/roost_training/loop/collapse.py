@@ -1,9 +1,14 @@
-"""Collapse: every image is given nearly the same features, which a loss by itself may not tell."""
+"""How training fails: numbers that are not finite, or nearly the same features for every image."""
 
 from collections.abc import Mapping
 
 from roost.errors import TrainingFailed
 from roost_training.loop.settings import TrainSettings
+
+
+def diverged(seen: str, **facts: object) -> TrainingFailed:
+    """What to tell of a loss, weights or features that are not finite."""
+    return TrainingFailed(f"{seen}. Try a lower learning rate, a longer warm-up, or --precision fp32.", **facts)
 
 
 def is_low(figures: Mapping[str, float], settings: TrainSettings) -> bool:

@@ -57,12 +57,12 @@ def _embedded_views(learner: Learner, images: Source) -> list[Tensor]:
     embedder = learner.embedder.eval()
     parts = [
         [embedding.served(embedder, embedder.encoder(view).float()) for view in learner.views(pixels, step)]
-        for step, pixels in enumerate(embedding.batches(images.held_out))
+        for step, pixels in enumerate(embedding.batches(images.unseen))
     ]
     return [torch.cat(view) for view in zip(*parts, strict=True)]
 
 
 @torch.no_grad()
 def _pictures(learner: Learner, images: Source) -> Mapping[str, Tensor]:
-    chosen = np.arange(min(pictures.IMAGES, len(images.held_out)))
-    return learner.method.eval().pictures(learner.views(torch.from_numpy(images.held_out.gather(chosen)), 0))
+    chosen = np.arange(min(pictures.IMAGES, len(images.unseen)))
+    return learner.method.eval().pictures(learner.views(torch.from_numpy(images.unseen.gather(chosen)), 0))

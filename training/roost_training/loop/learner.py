@@ -8,10 +8,12 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from roost.errors import BadData
+from roost.errors import BadData, BadSettings
 from roost_training import encoders, methods
 from roost_training.blocks.synchrony import synchronise
+from roost_training.images import batches
 from roost_training.images.batches import Batch
+from roost_training.images.data import Images
 from roost_training.loop import optim, weights
 from roost_training.loop.schedule import cosine
 from roost_training.loop.settings import MIN_BATCH, TrainSettings
@@ -29,12 +31,20 @@ class Learner:
 
     Raises:
         BadData: The method wants classes, and the folders name none.
+        BadSettings: The batch leaves too few images to each process.
     """
 
     def __init__(self, fabric: Fabric, settings: TrainSettings, images: Source) -> None:
         self.fabric, self.settings = fabric, settings
         self.batch = max(1, min(settings.batch, len(images.train)) // fabric.world_size)
         """Images a step in this process."""
+        if self.batch < MIN_BATCH:
+            raise BadSettings(
+                f"{self.batch * fabric.world_size} images a step leave {self.batch} to each of {fabric.world_size} "
+                f"processes; at least {MIN_BATCH} are needed. Take a larger batch, or fewer devices.",
+                batch=settings.batch,
+                devices=fabric.world_size,
+            )
         self.parts = min(settings.accumulate, max(1, self.batch // MIN_BATCH))
         """In which they pass."""
         self.method, self.feature_dim = _build(fabric, settings)
@@ -67,6 +77,32 @@ class Learner:
     def learning_rate(self, progress: float) -> float:
         """The rate when `progress`, 0 to 1, of the training is done."""
         return self._peak * cosine(progress, warmup=self.settings.warmup)
+
+    def rehearse(self, images: Images) -> None:
+        """Pass a few images through a method that is made for this alone: what does not fit is found at no cost.
+
+        Raises:
+            BadSettings: The encoder cannot take the method's views.
+        """
+        settings, few = self.settings, np.arange(MIN_BATCH)
+        method, _ = _build(self.fabric, settings)
+        method.mean, method.std = self.method.mean, self.method.std
+        method.prepare(images)
+        batch = batches.take(images, few, device=self.fabric.device)
+        try:
+            with torch.no_grad(), self.fabric.autocast():
+                method.to(self.fabric.device)(self.views(batch.pixels, 0), **self._asked(batch))
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, BadSettings) as error:
+            raise BadSettings(
+                f"The encoder {settings.encoder} cannot take the views that {settings.method} makes of images of "
+                f"{settings.image_size} pixels: {str(error).splitlines()[0]} Try another image_size, or another of the "
+                "method_settings that say how large its views are.",
+                encoder=settings.encoder,
+                method=settings.method,
+                image_size=settings.image_size,
+            ) from error
 
     def step(self, batch: Batch, *, step: int, progress: float) -> dict[str, Tensor]:
         """Learn from one batch.

@@ -25,7 +25,6 @@ METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 CHECKPOINT = "checkpoint"
 OWN = (
-    SETTINGS,
     METRICS,
     TENSORBOARD,
     CHECKPOINT,
@@ -34,7 +33,7 @@ OWN = (
     encoders.WEIGHTS,
     artifact.GOLDEN,
 )
-"""What a run writes, and all that `overwrite` removes."""
+"""What a run writes beside its settings, and all that `overwrite` removes."""
 
 
 def check(settings: TrainSettings) -> None:
@@ -66,13 +65,15 @@ def prepare(settings: TrainSettings) -> None:
     new = not folder.exists()
     try:
         with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            resumes = settings.resume and any((folder / CHECKPOINT).glob("*.ckpt"))
+            if not resumes:  # the settings first, and replaced at once: by them a run's folder is known as one
+                artifact.replace_bytes(folder / SETTINGS, (settings.model_dump_json(indent=2) + "\n").encode())
             if settings.overwrite:
                 for name in OWN:
                     path = folder / name
                     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-            (folder / CHECKPOINT).mkdir(parents=True, exist_ok=True)
-            if not (folder / SETTINGS).exists():
-                artifact.replace_bytes(folder / SETTINGS, (settings.model_dump_json(indent=2) + "\n").encode())
+            (folder / CHECKPOINT).mkdir(exist_ok=True)
     except (DiskFull, BadSettings):
         if new:
             shutil.rmtree(folder, ignore_errors=True)

@@ -6,6 +6,7 @@ from roost_training.encoders import Embedder, whitening
 from roost_training.evaluate import knn_accuracy, signs_of_collapse
 from roost_training.evaluate.baselines import raw_pixels
 from roost_training.evaluate.embedding import features, served
+from roost_training.loop import collapse
 from roost_training.loop.source import Source
 
 
@@ -19,8 +20,13 @@ def score(embedder: Embedder, source: Source, *, whiten: int | None) -> dict[str
 
     Returns:
         `rankme` and `feature_std`, of the features before whitening, and perhaps `knn20_accuracy`.
+
+    Raises:
+        TrainingFailed: A feature is not finite.
     """
     bank, queries = features(embedder, source.bank), features(embedder, source.held_out)
+    if not (bank.isfinite().all() and queries.isfinite().all()):
+        raise collapse.diverged("The encoder gives features that are not finite")
     embedder.whitening = None if whiten is None else whitening.fit(bank, dim=whiten)
     return signs_of_collapse(bank) | _knn("knn20_accuracy", served(embedder, bank), served(embedder, queries), source)
 

@@ -27,6 +27,8 @@ class Source:
     """The same images at the encoder's size, as a served image is decoded."""
     held_out: Images
     """What is scored on, at the encoder's size."""
+    unseen: Images
+    """The same images at the size that views are cut from."""
     mean: artifact.Channel
     """Of the training pixels scaled to 0..1."""
     std: artifact.Channel
@@ -77,11 +79,11 @@ def read(settings: TrainSettings, *, progress: Callable[[int, int], None] | None
             path=settings.data,
             images=len(train),
         )
-    plain = train
+    plain, unseen = train, held_out
     if settings.view_source != settings.image_size:
-        train, _ = _pair(settings, side=settings.view_source, progress=progress)
+        train, unseen = _pair(settings, side=settings.view_source, progress=progress)
     mean, std = _statistics(plain)
-    return Source(train=train, plain=plain, held_out=held_out, mean=mean, std=std)
+    return Source(train=train, plain=plain, held_out=held_out, unseen=unseen, mean=mean, std=std)
 
 
 def _pair(settings: TrainSettings, *, side: int, progress: Callable[[int, int], None] | None) -> tuple[Images, Images]:

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from roost import artifact
-from roost.errors import TrainingFailed
 from roost_training import encoders
 from roost_training.blocks import distributed
 from roost_training.evaluate.embedding import features
@@ -56,6 +55,8 @@ def train(settings: TrainSettings, *, progress: Reporter | None = None) -> artif
         processes.first(lambda: run.check(settings))
         settings = processes.each(lambda: weights.identify(settings))
         loop = _Loop(fabric, processes, settings, _read(settings, processes, reporter), reporter)
+        if not loop.position.step:  # a run that is resumed has shown that it fits
+            processes.each(lambda: loop.learner.rehearse(loop.images.train))
         processes.first(lambda: run.prepare(settings))
         with Interruption() as interruption:
             loop.run(interruption)
@@ -202,6 +203,7 @@ class _Loop:
         position, settings = self.position, self.settings
         loss = self.processes.mean({"loss": self.loss.item() / position.epoch_step})
         _check_finite(loss["loss"], step=position.step)
+        self._check_weights()
         record = {"step": position.step, "epoch": position.epoch} | loss | meter.figures()
         due = self.progress >= 1 or position.low or (position.epoch + 1) % settings.evaluate_every == 0
         was_low = position.low
@@ -226,21 +228,26 @@ class _Loop:
         return scores.score(self.learner.embedder, self.images, whiten=self.learner.whiten)
 
     def _leave(self) -> None:
-        self._save()
-        self.reporter.note(
-            f"Stopped after step {self.position.step}; the checkpoint is in {self.settings.out}. "
-            "Run the same command with --resume to go on."
-        )
+        stopped = f"Stopped after step {self.position.step}; "
+        if self.position.low:  # a checkpoint of a collapsed encoder would take the place of a good one
+            stopped += f"the encoder was collapsing, so that {self.settings.out} keeps the checkpoint before. "
+        else:
+            self._save()
+            stopped += f"the checkpoint is in {self.settings.out}. "
+        self.reporter.note(stopped + "Run the same command with --resume to go on.")
         raise KeyboardInterrupt
 
     def _save(self) -> None:
         self.position.losses = self.processes.gather(self.loss.item())
         _check_finite(sum(self.position.losses), step=self.position.step)
-        if not self.learner.is_finite():
-            _check_finite(math.nan, step=self.position.step)
+        self._check_weights()
         self.position.seconds, self.position.cpu_seconds = self.clock.seconds, self.clock.cpu_seconds
         self.processes.first(self._write_checkpoint)
         self.saved_at = time.monotonic()
+
+    def _check_weights(self) -> None:
+        if not self.learner.is_finite():
+            raise collapse.diverged(f"A weight was not finite after step {self.position.step}", step=self.position.step)
 
     def _write_checkpoint(self) -> None:
         if self.metrics:
@@ -271,8 +278,4 @@ class _Loop:
 
 def _check_finite(loss: float, *, step: int) -> None:
     if not math.isfinite(loss):
-        raise TrainingFailed(
-            f"The loss was {loss} after step {step}. Try a lower learning rate, a longer warm-up, or --precision fp32.",
-            loss=loss,
-            step=step,
-        )
+        raise collapse.diverged(f"The loss was {loss} after step {step}", loss=loss, step=step)
