@@ -21,16 +21,22 @@ def test_lars_scales_a_step_by_the_norms_of_weights_and_gradient():
 
 def test_lars_gathers_momentum():
     weight = parameter_with_gradient([1.0], [1.0])
-    optimiser = optim.Lars([weight], lr=0.1, momentum=0.5)
+    optimiser = optim.Lars([{"params": [weight], "adapt": False}], lr=0.1, momentum=0.5)
     optimiser.step()
     optimiser.step()
     assert weight.item() == pytest.approx(1.0 - 0.1 * 1.0 - 0.1 * 1.5)
 
 
-def test_lars_does_not_adapt_what_does_not_decay():
+def test_lars_takes_plain_steps_where_a_group_is_not_to_be_adapted():
     bias = parameter_with_gradient([3.0, 4.0], [1.0, 0.0])
-    optim.Lars([bias], lr=0.1).step()
+    optim.Lars([{"params": [bias], "adapt": False}], lr=0.1).step()
     assert bias.tolist() == pytest.approx([2.9, 4.0])
+
+
+def test_lars_adapts_matrices_that_do_not_decay_too():
+    module = nn.Linear(2, 1)
+    for group in optim.build("lars", module, learning_rate=0.1, weight_decay=0.0).param_groups:
+        assert group["adapt"] is (group["params"][0] is module.weight)
 
 
 def test_lars_moves_weights_that_are_zero():

@@ -50,7 +50,7 @@ def build(
         for matrices in (True, False):
             chosen = [parameter for parameter in parameters if (parameter.ndim > 1) is matrices]
             decay = weight_decay if matrices else 0.0
-            groups.append({"params": chosen, "weight_decay": decay, "constant": is_constant})
+            groups.append({"params": chosen, "weight_decay": decay, "constant": is_constant, "adapt": matrices})
     groups = [group for group in groups if group["params"]]
     if name == "adamw":
         return AdamW(groups, lr=learning_rate)
@@ -62,14 +62,14 @@ def build(
 class Lars(Optimizer):
     """SGD with momentum whose step for each matrix follows the ratio of its weights' norm to its gradient's.
 
-    You, Gitman, Ginsburg, 2017, https://arxiv.org/abs/1708.03888, algorithm 1. As in SimCLR's code, parameters
-    that do not decay (biases, norms) take plain momentum steps.
+    You, Gitman, Ginsburg, 2017, https://arxiv.org/abs/1708.03888, algorithm 1. As in SimCLR's code, biases and norms
+    take plain momentum steps: a group of them says `adapt` false.
 
     Args:
         params: Parameters or groups.
         lr: Learning rate; >= 0.
         momentum: 0 to 1.
-        weight_decay: Added to the gradient; 0 marks a group that is not adapted.
+        weight_decay: Added to the gradient, times the weight.
         trust: The ratio's coefficient, eta in the paper.
     """
 
@@ -82,7 +82,8 @@ class Lars(Optimizer):
         weight_decay: float = 0.0,
         trust: float = 1e-3,
     ) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust})
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust, "adapt": True}
+        super().__init__(params, defaults)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -98,8 +99,8 @@ class Lars(Optimizer):
         return loss
 
     def _move(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        if group["weight_decay"]:
-            gradient = gradient.add(parameter, alpha=group["weight_decay"])
+        gradient = gradient.add(parameter, alpha=group["weight_decay"])
+        if group["adapt"]:
             weight_norm, gradient_norm = parameter.norm(), gradient.norm()
             ratio = group["trust"] * weight_norm / gradient_norm
             gradient = gradient * torch.where((weight_norm > 0) & (gradient_norm > 0), ratio, 1.0)
