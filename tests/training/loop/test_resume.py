@@ -178,7 +178,7 @@ def test_a_damaged_checkpoint_is_refused(stopped):
 def test_a_checkpoint_of_another_version_is_refused(stopped, key, value):
     path = checkpoint.path_in(stopped.out)
     torch.save(torch.load(path, weights_only=True) | {key: value}, path)
-    with pytest.raises(BadArtifact, match=r"has schema 1, not 2|another version of the method simclr"):
+    with pytest.raises(BadArtifact, match=r"has schema 1, not 3|another version of the method simclr"):
         train(stopped, progress=Reporter())
 
 

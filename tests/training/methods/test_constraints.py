@@ -9,6 +9,8 @@ from torch.nn import functional
 from roost.errors import BadSettings
 from roost_training import encoders, methods
 from roost_training.images.data import Images
+from roost_training.loop.progress import Reporter
+from roost_training.loop.training import train
 from roost_training.methods import constraints
 
 IMAGES = Images(
@@ -32,6 +34,16 @@ def build(folder: Path, **settings: object) -> constraints.Method:
     method = constraints.Method(methods.configure("constraints", {"pairs": path, "dim": 4} | settings), encoder, dim)
     method.prepare(IMAGES)
     return method
+
+
+def test_a_resumed_run_must_have_the_same_pairs(settings, tmp_path):
+    path = tmp_path / "pairs.csv"
+    path.write_text("0/00.png,0/01.png,must\n0/00.png,1/01.png,cannot\n")
+    given = settings(method="constraints", method_settings={"pairs": path}, epochs=1, val=settings().data)
+    train(given, progress=Reporter())
+    path.write_text(path.read_text() + "2/00.png,2/01.png,must\n")
+    with pytest.raises(BadSettings, match="other pairs than its file has now"):
+        train(given.model_copy(update={"resume": True}), progress=Reporter())
 
 
 def views() -> list[torch.Tensor]:

@@ -15,6 +15,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from roost.errors import BadData
+from roost_training.images import pixel_cache
 from roost_training.images.data import Images
 
 KINDS = ("must", "cannot")
@@ -31,6 +32,11 @@ class Constraints:
     must: np.ndarray
     """The pairs as they were read, places of images, int64 (pairs, 2)."""
     cannot: np.ndarray
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the pairs."""
+        return pixel_cache.digest([f"must {self.must.tolist()}", f"cannot {self.cannot.tolist()}"])
 
 
 def read(path: Path, images: Images) -> Constraints:

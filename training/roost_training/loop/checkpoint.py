@@ -18,7 +18,7 @@ from roost_training.loop.settings import TrainSettings
 from roost_training.loop.source import Source
 
 FILE = "last.ckpt"
-SCHEMA = 2
+SCHEMA = 3
 
 
 @dataclass
@@ -59,6 +59,7 @@ def save(fabric: Fabric, settings: TrainSettings, images: Source, learner: Learn
         "schema": SCHEMA,
         "settings": json.dumps(settings.effective()),
         "fingerprint": images.fingerprint,
+        "method_fingerprint": learner.method.fingerprint,
         "method": learner.method.state_dict(),
         "optimiser": learner.optimiser.state_dict(),
         "precision": fabric.strategy.precision.state_dict(),
@@ -85,7 +86,7 @@ def load(fabric: Fabric, settings: TrainSettings, images: Source, learner: Learn
         state = torch.load(path, map_location=fabric.device, weights_only=True)
     except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
         raise BadArtifact(f"{path} cannot be read. Start over with --overwrite.", path=path) from error
-    _check(state, settings, fingerprint=images.fingerprint, path=path)
+    _check(state, settings, images, learner, path=path)
     try:
         learner.method.load_state_dict(state["method"])
         learner.optimiser.load_state_dict(state["optimiser"])
@@ -98,7 +99,7 @@ def load(fabric: Fabric, settings: TrainSettings, images: Source, learner: Learn
     return Position(**state["position"])
 
 
-def _check(state: dict[str, Any], settings: TrainSettings, *, fingerprint: str, path: Path) -> None:
+def _check(state: dict[str, Any], settings: TrainSettings, images: Source, learner: Learner, *, path: Path) -> None:
     if state.get("schema") != SCHEMA:
         raise BadArtifact(
             f"{path} has schema {state.get('schema')}, not {SCHEMA}. Start over with --overwrite.", path=path
@@ -111,7 +112,12 @@ def _check(state: dict[str, Any], settings: TrainSettings, *, fingerprint: str, 
                 "Resume with the same settings, or give another --out.",
                 key=key,
             )
-    if state["fingerprint"] != fingerprint:
+    if state["method_fingerprint"] != learner.method.fingerprint:
+        raise BadSettings(
+            f"{path} was trained with other pairs than its file has now. Bring them back, or give another --out.",
+            path=path,
+        )
+    if state["fingerprint"] != images.fingerprint:
         raise BadSettings(
             f"{path} was trained on other images: files were added, removed, renamed or changed. "
             "Bring them back, or give another --out.",

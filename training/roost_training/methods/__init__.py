@@ -61,6 +61,8 @@ class Method(nn.Module):
     mean: artifact.Channel = (0.5, 0.5, 0.5)
     """Of pixels scaled to 0..1, by which views are normalised; the loop sets it and `std` to the images' own."""
     std: artifact.Channel = (0.29, 0.29, 0.29)
+    fingerprint: str = ""
+    """Of what is learnt from beside the images; `prepare` sets it, and a resumed run must have the same."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()

@@ -55,6 +55,7 @@ class Method(methods.Method):
     def prepare(self, images: Images) -> None:
         """Read the pairs."""
         self.known = constraints.read(self.config.pairs, images)
+        self.fingerprint = self.known.fingerprint
         self.bank = memory.Bank(len(images), self.config.dim)
         self.register_buffer("seen", torch.zeros(len(images), dtype=torch.bool))
         self.register_buffer("groups", torch.from_numpy(self.known.groups), persistent=False)
