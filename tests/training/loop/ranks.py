@@ -17,15 +17,24 @@ from roost_training.views.recipe import Recipe
 METHODS = runpy.run_path(str(Path(__file__).parents[1] / "methods" / "test_methods.py"))
 ROWS = 8
 """Images of one process."""
-EXACT = ("simclr", "barlow_twins", "swav", "dino", "vicreg", "byol", "simsiam", "drlim", "siamese", "triplet")
-"""Methods whose loss over two processes' images is the loss of one process with all of them."""
+NAMES = ("simclr", "barlow_twins", "swav", "dino", "vicreg", "byol", "simsiam", "drlim", "siamese", "triplet")
+EXACT: dict[str, dict[str, int]] = {name: {} for name in NAMES} | {"swav with a queue": {"queue": 2 * ROWS}}
+"""Methods, and settings, whose loss over two processes' images is the loss of one process with all of them."""
 
 
 def exact(name: str) -> nn.Module:
     """A method in float64, in which an order of additions does not matter."""
     torch.manual_seed(0)
     encoder, dim = encoders.build("resnet10w32", image_size=16)
-    return methods.load(name).Method(methods.configure(name, {}), encoder, dim).double()
+    kind = name.split(maxsplit=1)[0]
+    return methods.load(kind).Method(methods.configure(kind, EXACT[name]), encoder, dim).double()
+
+
+def loss_of(name: str, forward: nn.Module, views: list[torch.Tensor]) -> torch.Tensor:
+    """The loss over views; that of their second pass, where the first fills a queue."""
+    if EXACT[name]:
+        forward(views)
+    return forward(views)["loss"]
 
 
 def noise(method: nn.Module) -> list[torch.Tensor]:
@@ -49,7 +58,7 @@ def loss_and_gradients(name: str) -> tuple[float, dict[str, torch.Tensor]]:
     method = exact(name)
     synchronise(method)
     together = DistributedDataParallel(method, forward_sync_buffers=False)
-    loss = together([share(view) for view in noise(method)])["loss"]
+    loss = loss_of(name, together, [share(view) for view in noise(method)])
     loss.backward()
     total = loss.detach().double()
     distributed.all_reduce(total)

@@ -56,6 +56,14 @@ class Finished:
     said: str
 
 
+def roost_train(settings: TrainSettings) -> list[str]:
+    """The command line after `python` or `torchrun`."""
+    command = ["-m", "roost", "train", str(settings.data)]
+    for name in settings.model_fields_set - {"data"}:
+        command += ["--set", f"{name}={getattr(settings, name)}"]
+    return command
+
+
 @pytest.fixture(scope="module")
 def two(digits, tmp_path_factory) -> Finished:
     """A run whose processes Fabric started."""
@@ -74,10 +82,9 @@ def two(digits, tmp_path_factory) -> Finished:
         devices=2,
         log_every=1,
     )
-    command = [sys.executable, "-m", "roost", "train", str(digits)]
-    for name in settings.model_fields_set - {"data"}:
-        command += ["--set", f"{name}={getattr(settings, name)}"]
-    done = subprocess.run(command, check=True, env=ENVIRONMENT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, *roost_train(settings)], check=True, env=ENVIRONMENT, capture_output=True, text=True
+    )
     return Finished(settings, done.stderr)
 
 
@@ -92,6 +99,12 @@ def test_of_two_processes_the_first_speaks(two):
     assert two.said.count("epoch 2, loss") == 1
     assert two.said.count("Next: roost export") == 1
     assert "GLOBAL_RANK" not in two.said
+
+
+def test_torchrun_roost_train_ends_as_the_run_whose_processes_fabric_started(two, tmp_path):
+    again = two.settings.model_copy(update={"out": tmp_path / "run", "devices": "auto"})
+    subprocess.run([*TORCHRUN, *roost_train(again)], check=True, env=ENVIRONMENT)
+    assert metrics(again) == metrics(two.settings)
 
 
 def test_where_a_process_is_killed_torchrun_starts_all_again_and_they_end_as_if_it_had_not_been(two, tmp_path):

@@ -33,6 +33,13 @@ def test_the_loss_equals_the_paper_s_equation_written_out():
     assert regression(q, z).item() == pytest.approx(expected / 6, rel=1e-5)
 
 
+def test_the_loss_is_twice_one_plus_lightly_s():
+    from lightly.loss import NegativeCosineSimilarity
+
+    q, z = rows(1, n=32, dim=16), rows(2, n=32, dim=16)
+    assert regression(q, z).item() == pytest.approx(2 + 2 * NegativeCosineSimilarity()(q, z).item(), rel=1e-5)
+
+
 def test_collapsed_rows_cost_nothing():
     assert regression(torch.ones(4, 3), torch.ones(4, 3)).item() == pytest.approx(0, abs=1e-6)
 

@@ -4,8 +4,8 @@ To restore detail an encoder must know what it looks at. The idea of learning by
 Bengio, Manzagol, "Extracting and composing robust features with denoising autoencoders", ICML 2008,
 https://doi.org/10.1145/1390156.1390294. Blur and lost resolution as the damage, compared as tasks for pretraining: Xie,
 Li, Zhan, Liu, Ong, Loy, "Masked frequency modeling for self-supervised visual pre-training", ICLR 2023,
-https://arxiv.org/abs/2206.07706. Ours: both damages and noise at once, with strengths drawn for each image, and a
-convolutional decoder behind a convolutional encoder's last map.
+https://arxiv.org/abs/2206.07706. Ours: both damages and noise at once, a blur drawn for each image and a resolution for
+each batch, and a convolutional decoder behind a convolutional encoder's last map.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ class Config(methods.Config):
     sigma: Range = (0.5, 3.0)
     """Standard deviation of the blur in pixels of the view, drawn uniformly."""
     shrink: Annotated[int, Field(ge=1)] = 2
-    """The blurred picture is made smaller by up to this factor and enlarged again; 1 keeps its resolution."""
+    """The blurred pictures of a batch are made smaller by up to this factor and enlarged again; 1 keeps them."""
     noise: NonNegativeFloat = 0.1
     """Standard deviation of noise on the blurred picture, in standard deviations of the pixels."""
     width: PositiveInt = 64

@@ -1,6 +1,7 @@
 """DeepCluster: cluster the images by what the encoder makes of them, learn to tell the clusters, and begin again.
 
-Caron, Bojanowski, Joulin, Douze, ECCV 2018, https://arxiv.org/abs/1807.05520
+Caron, Bojanowski, Joulin, Douze, ECCV 2018, https://arxiv.org/abs/1807.05520. One departure: the encoder sees colours,
+as it will when it is served, where the paper's sees edges by Sobel's filter.
 """
 
 from collections.abc import Callable, Iterable, Sequence

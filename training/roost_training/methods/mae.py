@@ -41,9 +41,8 @@ class Method(methods.Method):
         self.config = config
         self.patch = encoder.patch_size
         side = encoder.image_size // self.patch
-        with (
-            torch.no_grad()
-        ):  # where patches lie is known from the start; the paper keeps it so, here it goes on learning
+        # Where patches lie is known from the start; the paper keeps it so, here it goes on learning.
+        with torch.no_grad():
             encoder.encoder.pos_embedding[0, 1:] = sine_positions(side, feature_dim)
         self.decoder = Decoder(
             feature_dim, side=side, width=config.decoder_dim, layers=config.decoder_layers, out=3 * self.patch**2
