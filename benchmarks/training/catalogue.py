@@ -13,23 +13,20 @@ import argparse
 import json
 import subprocess
 import sys
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from statistics import mean, stdev
 from threading import Lock
-from typing import Any
 
 import contenders
-from contenders import BASELINES, LIGHTLY, SETS, Task
+import tables
+from contenders import SETS, Task
 from scipy.stats import spearmanr
+from tables import Row
 
 RESULTS = Path(__file__).with_name("catalogue.jsonl")
 COLUMNS = {"knn20": "kNN-20", "knn200": "kNN-200", "linear_probe": "linear probe", "nmi": "NMI", "rankme": "RankMe"}
-
-Row = dict[str, Any]
 
 
 def main() -> None:
@@ -51,8 +48,10 @@ def main() -> None:
     table.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     if arguments.command == "table":
-        rows = _read(arguments.results)
-        print(json.dumps(_means(rows), indent=2) if arguments.json else _markdown(rows))
+        means = tables.means(
+            tables.read(arguments.results), by=("set", "cpu_seconds", "entry"), columns=(*COLUMNS, "images")
+        )
+        print(json.dumps(means, indent=2) if arguments.json else _markdown(means))
     elif arguments.here:
         _here(arguments)
     else:
@@ -70,7 +69,7 @@ def _here(arguments: argparse.Namespace) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     def done() -> set[tuple[str, str, int, float]]:
-        return {(row["set"], row["entry"], row["seed"], row["cpu_seconds"]) for row in _read(arguments.results)}
+        return {(row["set"], row["entry"], row["seed"], row["cpu_seconds"]) for row in tables.read(arguments.results)}
 
     wanted = [
         Task(set=name, entry=entry, seed=seed, cpu_seconds=arguments.cpu_seconds)
@@ -80,7 +79,7 @@ def _run(arguments: argparse.Namespace) -> None:
     ]
     before = done()
     missing = [task for task in wanted if task.key() not in before]
-    lock = Lock()
+    lock, failed = Lock(), []
 
     def work(task: Task) -> None:
         if task.key() in done():  # by another process on the same results
@@ -97,6 +96,7 @@ def _run(arguments: argparse.Namespace) -> None:
         with lock:
             if ended.returncode:
                 print(f"{task}: failed\n{ended.stderr[-2000:]}", file=sys.stderr)
+                failed.append(task)
                 return
             row = asdict(task) | json.loads(ended.stdout.splitlines()[-1])
             with arguments.results.open("a") as stream:
@@ -108,31 +108,12 @@ def _run(arguments: argparse.Namespace) -> None:
     print(f"{len(missing)} of {len(wanted)} runs to do.", file=sys.stderr)
     with ThreadPoolExecutor(arguments.jobs) as workers:
         list(workers.map(work, missing))
+    if failed:
+        sys.exit(f"{len(failed)} of {len(missing)} runs failed.")
 
 
-def _read(path: Path) -> list[Row]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def _means(rows: Iterable[Row]) -> list[Row]:
-    """A row for each set, budget and entry, with means and standard deviations over seeds."""
-    groups: dict[tuple[str, float, str], list[Row]] = defaultdict(list)
-    for row in rows:
-        groups[row["set"], row["cpu_seconds"], row["entry"]].append(row)
-    found = []
-    for (name, budget, entry), group in groups.items():
-        means = {column: mean(row[column] for row in group) for column in COLUMNS}
-        spread = {f"{column}_sd": stdev(row[column] for row in group) for column in COLUMNS} if len(group) > 1 else {}
-        images = {"images": mean(row["images"] for row in group)} if "images" in group[0] else {}
-        found.append(
-            {"set": name, "cpu_seconds": budget, "entry": entry, "seeds": len(group)} | means | spread | images
-        )
-    return found
-
-
-def _markdown(rows: Sequence[Row]) -> str:
+def _markdown(means: Iterable[Row]) -> str:
     parts = []
-    means = _means(rows)
     for name, budget in sorted({(row["set"], row["cpu_seconds"]) for row in means}, reverse=True):
         chosen = sorted(
             (row for row in means if (row["set"], row["cpu_seconds"]) == (name, budget)), key=lambda row: -row["knn20"]
@@ -142,29 +123,31 @@ def _markdown(rows: Sequence[Row]) -> str:
 
 
 def _table(rows: Sequence[Row]) -> str:
-    lines = [f"| | seeds | images seen | {' | '.join(COLUMNS.values())} |", "|---" * (3 + len(COLUMNS)) + "|"]
+    by_entry = {row["entry"]: row for row in rows}
+    lines = []
     for row in rows:
-        cells = [_cell(row, column) for column in COLUMNS]
-        seen = f"{row['images']:,.0f}" if "images" in row else ""
-        lines.append(f"| {row['entry']} | {row['seeds']} | {seen} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _cell(row: Row, column: str) -> str:
-    digits = 1 if column == "rankme" else 3
-    spread = f" ± {row[f'{column}_sd']:.{digits}f}" if f"{column}_sd" in row else ""
-    return f"{row[column]:.{digits}f}{spread}"
+        begun = by_entry.get(contenders.untrained(row["entry"]), {})
+        lines.append(
+            [
+                row["entry"],
+                str(row["seeds"]),
+                f"{row['images']:,.0f}" if "images" in row else "",
+                *(tables.cell(row, column, digits=1 if column == "rankme" else 3) for column in COLUMNS),
+                f"{begun['knn20']:.3f}, {begun['linear_probe']:.3f}" if begun else "",
+            ]
+        )
+    return tables.markdown(["", "seeds", "images seen", *COLUMNS.values(), "untrained: kNN-20, probe"], lines)
 
 
 def _choice(rows: Sequence[Row]) -> str:
-    """How well RankMe, which needs no labels, orders Roost's runs as the linear probe does."""
-    trained = [row for row in rows if row["entry"] not in BASELINES and not row["entry"].startswith(LIGHTLY)]
+    """How well RankMe, which needs no labels, orders Roost's runs of one encoder as the linear probe does."""
+    trained = [row for row in rows if contenders.is_of_small_encoder(row["entry"])]
     if len(trained) < 3:
         return ""
     correlation, chance = spearmanr([row["rankme"] for row in trained], [row["linear_probe"] for row in trained])
     return (
-        f"Spearman's rank correlation between RankMe and the linear probe over Roost's {len(trained)} methods: "
-        f"{correlation:.2f} (p = {chance:.2g})."
+        f"Spearman's rank correlation between RankMe and the linear probe over Roost's {len(trained)} methods with "
+        f"resnet10w32: {correlation:.2f} (p = {chance:.2g})."
     )
 
 

@@ -29,16 +29,18 @@ from roost_training.loop.training import train
 RECIPES = Path(__file__).parents[2] / "training" / "recipes"
 BY_IMAGES = ("digits", "eurosat", "photographs")
 """Recipes that are named for images, not for a method."""
+SMALL = "resnet10w32"
+UNTRAINED = {"untrained": "simclr", "untrained at 64 pixels": "jigsaw", "untrained ViT": "mae"}
+"""Encoders that nobody trained, and a recipe that each is of."""
+WHITENED, FITTED = ", whitened", ", norms fitted"
 BASELINES = (
     "raw pixels",
     "pca-64",
-    "untrained",
-    "untrained, whitened",
-    "untrained, norms fitted",
-    "untrained, norms fitted, whitened",
+    *(name + end for name in UNTRAINED for end in ("", WHITENED)),
+    *(f"untrained{FITTED}{end}" for end in ("", WHITENED)),
 )
-"""What nobody trained. Training gives batch norms the images' statistics at once, before it teaches anything: fitted
-norms have them, and nothing else."""
+"""Training gives batch norms the images' statistics at once, before it teaches anything: fitted norms have them, and
+nothing else."""
 LIGHTLY = "lightly "
 WHITEN = 64
 BATCH = 256
@@ -81,6 +83,19 @@ def entries() -> list[str]:
     return [*BASELINES, *methods, *(LIGHTLY + name for name in lightly_recipes.METHODS)]
 
 
+def untrained(entry: str) -> str:
+    """The baseline of a method's own encoder at its own size, whitened as its embeddings are; "" for a baseline."""
+    if entry in BASELINES:
+        return ""
+    own = _encoder_of("simclr" if entry.startswith(LIGHTLY) else entry)
+    return next(name for name, recipe in UNTRAINED.items() if _encoder_of(recipe) == own) + WHITENED
+
+
+def is_of_small_encoder(entry: str) -> bool:
+    """Whether it is a method of Roost's that trains the catalogue's encoder."""
+    return entry not in BASELINES and not entry.startswith(LIGHTLY) and _encoder_of(entry)[0] == SMALL
+
+
 def run(task: Task, *, train_folder: Path, test_folder: Path, cache: Path) -> dict[str, float]:
     """Train what is to be trained, and measure it.
 
@@ -104,7 +119,8 @@ def run(task: Task, *, train_folder: Path, test_folder: Path, cache: Path) -> di
             "evaluate_every": 10**6,
         }
         if task.entry in BASELINES or task.entry.startswith(LIGHTLY):
-            settings = TrainSettings.load(flags=flags | _for_set(task, "simclr"), file=RECIPES / "simclr.toml")
+            recipe = UNTRAINED.get(task.entry.removesuffix(WHITENED), "simclr")
+            settings = TrainSettings.load(flags=flags | _for_set(task, recipe), file=RECIPES / f"{recipe}.toml")
             images = source.read(settings)
             if task.entry in BASELINES:
                 return _measured(_baseline(task, settings, images), images, seed=task.seed)
@@ -120,11 +136,20 @@ def run(task: Task, *, train_folder: Path, test_folder: Path, cache: Path) -> di
         return _measured(embedder, source.read(settings), seed=task.seed) | spent
 
 
+def _recipe(name: str) -> dict[str, Any]:
+    return tomllib.loads((RECIPES / f"{name}.toml").read_text())["train"]
+
+
+def _encoder_of(name: str) -> tuple[str, int]:
+    recipe = _recipe(name)
+    return recipe["encoder"], recipe["image_size"]
+
+
 def _for_set(task: Task, name: str) -> dict[str, Any]:
     """What is set for the set of images on top of a recipe."""
     if task.set == "eurosat":
         return {}
-    recipe = tomllib.loads((RECIPES / f"{name}.toml").read_text())["train"]
+    recipe = _recipe(name)
     made_for_land_cover = "quarter_turn" in recipe.get("views", {}) or name in OF_OBJECTS
     changes: dict[str, Any] = {"source_size": recipe["image_size"]}
     return changes | ({"views": OBJECTS, "method_settings": OF_OBJECTS.get(name, {})} if made_for_land_cover else {})
@@ -165,10 +190,10 @@ def _baseline(task: Task, settings: TrainSettings, images: source.Source) -> Emb
     if task.entry == "pca-64":
         return baselines.principal_components(images.plain, **colours)
     embedder = baselines.untrained(settings.encoder, **colours, side=settings.image_size, seed=task.seed)
-    if "norms fitted" in task.entry:
+    if FITTED in task.entry:
         pixels = images.plain.gather(np.arange(len(images.plain)))
         update_bn(torch.from_numpy(pixels).split(BATCH), embedder)
-    if task.entry.endswith("whitened"):
+    if task.entry.endswith(WHITENED):
         embedder.whitening = whitening.fit(features(embedder, images.plain), dim=WHITEN)
     return embedder
 

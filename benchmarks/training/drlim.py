@@ -1,4 +1,4 @@
-"""DrLIM's shifted digits: ten clusters in pixels, two once shifted copies are similar.
+"""DrLIM's shifted digits: where its shift puts a digit in pixels, and two clusters once shifted copies are similar.
 
     python benchmarks/training/drlim.py [--out FOLDER] [--mnist mnist.npz] [--epochs 20] [--json]
 

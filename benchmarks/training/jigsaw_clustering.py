@@ -15,13 +15,13 @@ import argparse
 import json
 import sys
 import tempfile
-from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
+import tables
 import torch
+from tables import Row
 
 from roost_training import encoders
 from roost_training.encoders import Embedder, whitening
@@ -62,8 +62,6 @@ SETTINGS: dict[str, Any] = {
     "checkpoint_seconds": 1e6,
 }
 
-Row = dict[str, Any]
-
 
 def main() -> None:
     """Parse the command line and do what it says."""
@@ -82,7 +80,10 @@ def main() -> None:
     if arguments.command == "run":
         _run(arguments)
         return
-    means = _means(_read(arguments.results))
+    means = tables.means(
+        tables.read(arguments.results), by=("cpu_seconds", "contender"), columns=(*COLUMNS, "images", "epochs")
+    )
+    means.sort(key=lambda row: (-row["cpu_seconds"], -row["linear_probe"]))
     print(json.dumps(means, indent=2) if arguments.json else _markdown(means))
 
 
@@ -91,7 +92,7 @@ def _run(arguments: argparse.Namespace) -> None:
     for seed in arguments.seeds:
         for contender in arguments.contenders or [UNTRAINED, *CONTENDERS]:
             task = {"contender": contender, "seed": seed, "cpu_seconds": arguments.cpu_seconds}
-            if any(task.items() <= row.items() for row in _read(arguments.results)):
+            if any(task.items() <= row.items() for row in tables.read(arguments.results)):
                 continue
             row = task | _figures(contender, _flags(arguments, contender, seed=seed))
             with arguments.results.open("a") as stream:
@@ -133,39 +134,18 @@ def _untrained(settings: TrainSettings, images: source.Source) -> Embedder:
     return embedder
 
 
-def _read(path: Path) -> list[Row]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def _means(rows: Iterable[Row]) -> list[Row]:
-    """A row for each budget and contender, with means and standard deviations over seeds, the best probe first."""
-    groups: dict[tuple[float, str], list[Row]] = defaultdict(list)
-    for row in rows:
-        groups[row["cpu_seconds"], row["contender"]].append(row)
-    found = []
-    for (budget, contender), group in groups.items():
-        columns = [*COLUMNS, *(("images", "epochs") if "images" in group[0] else ())]
-        figures = {column: mean(row[column] for row in group) for column in columns}
-        spread = {f"{column}_sd": stdev(row[column] for row in group) for column in COLUMNS} if len(group) > 1 else {}
-        found.append({"contender": contender, "cpu_seconds": budget, "seeds": len(group)} | figures | spread)
-    return sorted(found, key=lambda row: (-row["cpu_seconds"], -row["linear_probe"]))
-
-
 def _markdown(means: Iterable[Row]) -> str:
     lines = [
-        f"| CPU-seconds | | seeds | epochs | {' | '.join(COLUMNS.values())} |",
-        "|---" * (4 + len(COLUMNS)) + "|",
-    ]
-    for row in means:
-        cells = [
-            f"{row[column]:.3f}" + (f" ± {row[f'{column}_sd']:.3f}" if f"{column}_sd" in row else "")
-            for column in COLUMNS
+        [
+            f"{row['cpu_seconds']:g}",
+            row["contender"],
+            str(row["seeds"]),
+            f"{row.get('epochs', 0):.0f}",
+            *(tables.cell(row, column) for column in COLUMNS),
         ]
-        epochs = f"{row['epochs']:.0f}" if "epochs" in row else "0"
-        lines.append(
-            f"| {row['cpu_seconds']:g} | {row['contender']} | {row['seeds']} | {epochs} | {' | '.join(cells)} |"
-        )
-    return "\n".join(lines)
+        for row in means
+    ]
+    return tables.markdown(["CPU-seconds", "", "seeds", "epochs", *COLUMNS.values()], lines)
 
 
 if __name__ == "__main__":
