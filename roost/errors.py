@@ -17,7 +17,10 @@ RoostError
 ├── TrainingFailed       FAILED_PRECONDITION  a run that diverged or collapsed
 ├── TooLarge             RESOURCE_EXHAUSTED   an image or request over a byte, pixel or item limit
 ├── Overloaded           RESOURCE_EXHAUSTED   the gateway holds as much work as it may; try again later
+├── RateLimited          RESOURCE_EXHAUSTED   the caller's key has spent its rate; try again later
 ├── DiskFull             RESOURCE_EXHAUSTED   a disk has no space left
+├── Unauthenticated      UNAUTHENTICATED      no API key, or one that the gateway does not know
+├── Forbidden            PERMISSION_DENIED    the key may not do this, or not with this model
 ├── DeadlineExceeded     DEADLINE_EXCEEDED    the caller's deadline passed first
 ├── BackendUnavailable   UNAVAILABLE          the model server cannot be reached
 ├── StoreUnavailable     UNAVAILABLE          the vector store cannot be reached
@@ -162,11 +165,32 @@ class Overloaded(RoostError):
     reason = "OVERLOADED"
 
 
+class RateLimited(RoostError):
+    """The caller's key has spent its rate. The fact `retry_after_seconds` says when to try again."""
+
+    code = "RESOURCE_EXHAUSTED"
+    reason = "RATE_LIMITED"
+
+
 class DiskFull(RoostError):
     """A disk has no space left; what was acknowledged is kept."""
 
     code = "RESOURCE_EXHAUSTED"
     reason = "DISK_FULL"
+
+
+class Unauthenticated(RoostError):
+    """No API key where the gateway asks for one, or one that it does not know."""
+
+    code = "UNAUTHENTICATED"
+    reason = "UNAUTHENTICATED"
+
+
+class Forbidden(RoostError):
+    """The caller's key may not do this, or not with this model."""
+
+    code = "PERMISSION_DENIED"
+    reason = "FORBIDDEN"
 
 
 class DeadlineExceeded(RoostError):

@@ -6,7 +6,7 @@ typed wrong, 3 some files failed and the others are done, 130 Ctrl-C.
 
 import typer
 
-from roost.cli import doctor, evaluate, index, items, offline, query, serve, settings
+from roost.cli import doctor, evaluate, index, items, keys, offline, query, serve, settings
 from roost.cli.app import Commands, root
 from roost.cli.flags import settings_command
 
@@ -27,6 +27,10 @@ def build() -> typer.Typer:
     for command in (items.list_, items.get, items.delete):
         stored.command(name=command.__name__.rstrip("_"))(command)
     app.add_typer(stored, name="items", rich_help_panel="Online: a model to answers")
+    allowed = typer.Typer(help="API keys of a gateway: add, list.", **plain)
+    for command in (keys.add, keys.list_):
+        allowed.command(name=command.__name__.rstrip("_"))(command)
+    app.add_typer(allowed, name="keys", rich_help_panel="Online: a model to answers")
     for command in (offline.methods, offline.encoders, doctor.doctor, doctor.version):
         app.command(rich_help_panel="About this installation")(command)
     config = typer.Typer(help="Settings and where they come from.", **plain)

@@ -18,6 +18,7 @@ from roost.client.channel import (
     DEFAULT_IN_FLIGHT,
     DEFAULT_MAX_MESSAGE_BYTES,
     Tls,
+    metadata,
     options,
 )
 from roost.clusters import Placement
@@ -37,11 +38,13 @@ class AsyncClient:
         *,
         timeout: float = DEFAULT_TIMEOUT,
         tls: Tls | None = None,
+        api_key: str | None = None,
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
     ) -> None:
         self.target = target
         self._timeout = timeout
         self._max_bytes = max_message_bytes
+        self._metadata = metadata(api_key)
         self._credentials = None if tls is None else tls.credentials()
 
     @cached_property
@@ -105,7 +108,7 @@ class AsyncClient:
         sent: asyncio.Queue[pb.IngestItemsRequest | None] = asyncio.Queue()
         waiting: deque[pb.IngestItemsRequest | Outcome] = deque()
         source = _each(items)
-        call = self._stub.IngestItems(_until_none(sent))
+        call = self._stub.IngestItems(_until_none(sent), metadata=self._metadata)
         try:
             while True:
                 while len(waiting) < in_flight and (item := await anext(source, None)) is not None:
@@ -221,7 +224,7 @@ class AsyncClient:
         if request is None:
             return None
         try:
-            return await getattr(self._stub, method)(request, timeout=self._timeout)
+            return await getattr(self._stub, method)(request, timeout=self._timeout, metadata=self._metadata)
         except grpc.RpcError as error:
             raise status.from_rpc(error, target=self.target, timeout=self._timeout) from error
 

@@ -1,5 +1,7 @@
 """How a client reaches a gateway."""
 
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ from roost.errors import BadSettings
 
 DEFAULT_MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 DEFAULT_IN_FLIGHT = 64
+KEY_FILE = "ROOST_API_KEY_FILE"
+"""The variable that names the file of a client's API key."""
 CALLS_IN_FLIGHT = 4  # of one `embed` or `assign`, so that every core of the gateway has work
 
 
@@ -31,6 +35,24 @@ class Tls:
         """
         authority, certificate, key = (_read(path) for path in (self.authority, self.certificate, self.key))
         return grpc.ssl_channel_credentials(authority, key, certificate)
+
+
+def metadata(api_key: str | None) -> tuple[tuple[str, str], ...]:
+    """What every call carries: the API key that was given, or else that of the file which `ROOST_API_KEY_FILE` names.
+
+    Raises:
+        BadSettings: The file cannot be read, or what it holds is no key.
+    """
+    if api_key is None and (file := os.environ.get(KEY_FILE)):
+        try:
+            api_key = Path(file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadSettings(f"The API key file {file} of {KEY_FILE} cannot be read: {error}.", path=file) from error
+    if api_key is None:
+        return ()
+    if not re.fullmatch(r"[!-~]+", api_key):
+        raise BadSettings("The API key holds something else than letters, digits and signs. Look at its file.")
+    return (("authorization", f"Bearer {api_key}"),)
 
 
 def _read(path: Path | None) -> bytes | None:

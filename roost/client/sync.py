@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, Literal, Self, TypeAlias, TypeVar, overload
 
 import grpc
@@ -19,6 +20,7 @@ from roost.client.channel import (
     DEFAULT_IN_FLIGHT,
     DEFAULT_MAX_MESSAGE_BYTES,
     Tls,
+    metadata,
     options,
 )
 from roost.clusters import Placement
@@ -42,7 +44,8 @@ class Client:
     Args:
         target: The gateway's address: `host:port`, or `unix:path`.
         timeout: The deadline of each call, in seconds; a stream's holds for the wait for its next answer.
-        tls: Encrypt; without it the connection is in the clear.
+        tls: Encrypt; without it the connection is in the clear, and so is the key.
+        api_key: For a gateway that asks for one; by default what the file named by `ROOST_API_KEY_FILE` holds.
         max_message_bytes: Send and take no larger message. The gateway has a limit of its own.
     """
 
@@ -52,11 +55,13 @@ class Client:
         *,
         timeout: float = DEFAULT_TIMEOUT,
         tls: Tls | None = None,
+        api_key: str | None = None,
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
     ) -> None:
         self.target = target
         self._timeout = timeout
         self._max_bytes = max_message_bytes
+        self._metadata = metadata(api_key)
         made = options(max_message_bytes)
         self._channel = (
             grpc.insecure_channel(target, made) if tls is None else grpc.secure_channel(target, tls.credentials(), made)
@@ -139,7 +144,7 @@ class Client:
             requests.ingest_entry(item, model=model, skip_existing=skip_existing, max_bytes=self._max_bytes)
             for item in items
         )
-        call = self._stub.IngestItems(iter(sent.get, None))
+        call = self._stub.IngestItems(iter(sent.get, None), metadata=self._metadata)
         threading.Thread(target=self._receive, args=(call, answers), daemon=True).start()
         try:
             while True:
@@ -255,8 +260,8 @@ class Client:
             for thing, request in calls:
                 if len(waiting) == CALLS_IN_FLIGHT:
                     yield waiting[0][0], self._result(waiting.popleft()[1])
-                begin = getattr(self._stub, method).future
-                waiting.append((thing, request and begin(request, timeout=self._timeout)))
+                begin = partial(getattr(self._stub, method).future, timeout=self._timeout, metadata=self._metadata)
+                waiting.append((thing, request and begin(request)))
             while waiting:
                 yield waiting[0][0], self._result(waiting.popleft()[1])
         finally:
@@ -270,7 +275,7 @@ class Client:
 
     def _call(self, method: str, request: Any) -> Any:
         with self._translated():
-            return getattr(self._stub, method)(request, timeout=self._timeout)
+            return getattr(self._stub, method)(request, timeout=self._timeout, metadata=self._metadata)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

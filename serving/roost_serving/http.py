@@ -6,18 +6,38 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from roost.errors import Forbidden, Unauthenticated
+
 Readiness = Callable[[], dict[str, bool]]
 """Which parts of the gateway answer, by name."""
+Check = Callable[[str], None]
+"""Raises `Unauthenticated` or `Forbidden` for an `Authorization` header that does not suffice."""
 
 
-async def listen(registry: CollectorRegistry, ready: Readiness, *, host: str, port: int) -> tuple[web.AppRunner, int]:
+async def listen(
+    registry: CollectorRegistry, ready: Readiness, *, check: Check | None, host: str, port: int
+) -> tuple[web.AppRunner, int]:
     """Begin to serve on host and port.
+
+    Args:
+        registry: Of the metrics.
+        ready: Asked for `/readyz`.
+        check: Asked for `/metrics`; None: anyone may read them.
+        host: Where to listen.
+        port: Likewise; 0 takes a free one.
 
     Returns:
         The runner, whose `cleanup` ends it, and the port that it took.
     """
 
     async def metrics(request: web.Request) -> web.Response:
+        if check is not None:
+            try:
+                check(request.headers.get("Authorization", ""))
+            except Unauthenticated as error:
+                return web.Response(status=401, text=f"{error.message}\n", headers={"WWW-Authenticate": "Bearer"})
+            except Forbidden as error:
+                return web.Response(status=403, text=f"{error.message}\n")
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         return web.Response(body=encode(registry), headers={"Content-Type": content_type})
 

@@ -1,4 +1,4 @@
-"""Counts, times and translates the errors of every call: the only place that does."""
+"""Asks who calls, counts, times, and translates the errors of every call: the only place that does."""
 
 import asyncio
 import inspect
@@ -13,12 +13,16 @@ from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
 from roost.errors import BadRequest, RoostError, Unexpected
-from roost_serving import status
+from roost_serving import callers, status
+from roost_serving.access import Access
 from roost_serving.metrics import Metrics
 
 Context = grpc.aio.ServicerContext
 Details = grpc.HandlerCallDetails
 log = logging.getLogger(__name__)
+
+UNKNOWN = "unknown"
+"""In metrics, who has no key that is known here."""
 
 MAKE = {
     "unary": grpc.unary_unary_rpc_method_handler,
@@ -31,8 +35,8 @@ MAKE = {
 class Interceptor(grpc.aio.ServerInterceptor):
     """Wraps the handler of every method, of whatever kind, in the same few lines."""
 
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
+    def __init__(self, metrics: Metrics, access: Access) -> None:
+        self._metrics, self._access = metrics, access
 
     async def intercept_service(
         self, continuation: Callable[[Details], Awaitable[Any]], handler_call_details: Details
@@ -42,7 +46,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
         if handler is None:
             return None
         _, service, method = handler_call_details.method.split("/")
-        call = Call(self._metrics, handler, service, method)
+        call = Call(self._metrics, self._access, handler, service, method)
         behaviour = call.respond_stream if handler.response_streaming else call.respond
         return MAKE[call.kind](behaviour, request_deserializer=None, response_serializer=handler.response_serializer)
 
@@ -50,7 +54,8 @@ class Interceptor(grpc.aio.ServerInterceptor):
 class Call:
     """What is the same for every call of one method."""
 
-    def __init__(self, metrics: Metrics, handler: Any, service: str, method: str) -> None:
+    def __init__(self, metrics: Metrics, access: Access, handler: Any, service: str, method: str) -> None:
+        self._access, self._method = access, f"/{service}/{method}"
         self.kind = {
             (False, False): "unary",
             (False, True): "server_stream",
@@ -109,12 +114,16 @@ class Call:
     async def _watched(self, context: Context) -> AsyncIterator[None]:
         self._metrics.started.labels(*self._labels).inc()
         begun = time.monotonic()
-        code = "OK"
+        code, caller = "OK", UNKNOWN
         try:
+            who = self._access.caller(self._method, context.invocation_metadata() or ())
+            callers.begin(who)
+            caller = who.name
             yield
             code = _code(context)
         except RoostError as error:
             code = error.code
+            self._metrics.failed(error)
             await self._abort(context, error)
         except (asyncio.CancelledError, GeneratorExit):
             left = context.time_remaining()
@@ -129,12 +138,13 @@ class Call:
             await self._abort(context, Unexpected("The gateway failed. Its log says why."))
         finally:
             self._metrics.handled.labels(*self._labels, code).inc()
+            self._metrics.ended(caller, code)
             self._metrics.handling.labels(*self._labels).observe(time.monotonic() - begun)
 
     @staticmethod
     async def _abort(context: Context, error: RoostError) -> NoReturn:
         answer = rpc_status.to_status(status.of(error))
-        await context.abort(answer.code, answer.details, answer.trailing_metadata)
+        await context.abort(answer.code, answer.details, (*answer.trailing_metadata, *status.pushback(error)))
         raise AssertionError("abort always raises")
 
 

@@ -7,9 +7,13 @@ from prometheus_client.process_collector import ProcessCollector
 
 import roost
 from roost.artifact import Manifest
+from roost.errors import RoostError
+from roost_serving.admission import Load
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+REFUSALS = ("OVERLOADED", "RATE_LIMITED", "TOO_LARGE", "DISK_FULL", "UNAUTHENTICATED", "FORBIDDEN")
+"""Reasons of errors by which the gateway protects itself."""
 METHOD = ("grpc_type", "grpc_service", "grpc_method")
 
 
@@ -37,6 +41,14 @@ class Metrics:
         )  # fmt: skip
         self.in_flight = Gauge("roost_in_flight_images", "Images held now.", registry=registry)
         self.in_flight_limit = Gauge("roost_in_flight_images_limit", "Images that may be held.", registry=registry)
+        self.in_flight_bytes = Gauge("roost_in_flight_bytes", "Bytes of images held now.", registry=registry)
+        self.in_flight_bytes_limit = Gauge("roost_in_flight_bytes_limit", "Bytes that may be held.", registry=registry)
+        self.refused = Counter("roost_refused_total", "Calls that were refused.", ("reason",), registry=registry)
+        self.calls = Counter(
+            "roost_caller_calls_total", "RPCs ended, by the caller's key.", ("caller", "grpc_code"), registry=registry
+        )
+        for reason in REFUSALS:
+            self.refused.labels(reason)
         self.images = Counter("roost_images_total", "Images, by result.", ("model", "result"), registry=registry)
         self.batches = Histogram(
             "roost_batch_images", "Images of one call, or points of one write to the store.", ("kind",),
@@ -77,6 +89,16 @@ class Metrics:
         """So many items were flagged as anomalies."""
         self.anomalous.labels(model).inc(count)
 
-    def holding(self, images: int) -> None:
-        """So many images are in flight now."""
-        self.in_flight.set(images)
+    def holding(self, load: Load) -> None:
+        """So much is in flight now."""
+        self.in_flight.set(load.images)
+        self.in_flight_bytes.set(load.bytes)
+
+    def ended(self, caller: str, code: str) -> None:
+        """A call of a key's ended."""
+        self.calls.labels(caller, code).inc()
+
+    def failed(self, error: RoostError) -> None:
+        """A call was answered with an error."""
+        if error.reason in REFUSALS:
+            self.refused.labels(error.reason).inc()

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -13,7 +13,7 @@ from roost import ids
 from roost.artifact import Manifest
 from roost.clusters import Placement
 from roost.errors import BadArtifact, BadRequest, BadVector, NoClusters, RoostError, UnknownItem, UnknownModel
-from roost_serving.admission import Admission
+from roost_serving.admission import Admission, Load
 from roost_serving.backends import Backend, Embedded
 from roost_serving.deadline import Deadline
 from roost_serving.repository import Model
@@ -40,8 +40,8 @@ class Observer(Protocol):
         """So many items were flagged."""
         ...
 
-    def holding(self, images: int) -> None:
-        """So many images are in flight now."""
+    def holding(self, load: Load) -> None:
+        """So much is in flight now."""
         ...
 
 
@@ -92,10 +92,10 @@ class Tally:
 class Pipeline:
     """One backend, one store, and everything between them."""
 
-    def __init__(self, backend: Backend, store: Store, *, max_in_flight: int, observer: Observer) -> None:
+    def __init__(self, backend: Backend, store: Store, *, limit: Load, observer: Observer) -> None:
         self.backend = backend
         self.store = store
-        self.admission = Admission(max_in_flight, observer.holding)
+        self.admission = Admission(limit, observer.holding)
         self._observer = observer
         self._models: dict[str, Model] = {}
         self._writer = Writer(store, observer)
@@ -123,20 +123,24 @@ class Pipeline:
         """Whether the model's plain name means this version."""
         return self._models[model.manifest.name] is model
 
-    def model(self, reference: str) -> Model:
+    def model(self, reference: str, *, sees: Callable[[str], bool] = lambda name: True) -> Model:
         """The model version that a request means.
+
+        Args:
+            reference: As the request has it.
+            sees: Whether the caller may know of models of a name.
 
         Raises:
             UnknownModel: It is not served, or none was named while several are served.
         """
         if not reference:
-            names = {model.manifest.name for model in self.models()}
+            names = {model.manifest.name for model in self.models() if sees(model.manifest.name)}
             if len(names) > 1:
                 raise UnknownModel(f"{len(names)} models are served, so the request must name one: {_listed(names)}.")
             reference = next(iter(names), "")
         found = self._models.get(reference)
         if found is None:
-            served = {model.manifest.reference for model in self.models()}
+            served = {model.manifest.reference for model in self.models() if sees(model.manifest.name)}
             raise UnknownModel(
                 f"No model {reference[:128]!r} is served. There are: {_listed(served)}.", model=reference[:128]
             )
@@ -146,7 +150,8 @@ class Pipeline:
         self, model: Model, items: Sequence[Item], *, timeout: float | None
     ) -> list[np.ndarray | RoostError]:
         """Unit-length embeddings, shape (dim,), or the error of each item."""
-        with self.admission.take(len(items)), self._counted(model, len(items)) as tally:
+        load = Load(len(items), sum(len(item.image) for item in items))
+        with self.admission.take(load), self._counted(model, len(items)) as tally:
             vectors = await self._embed(model, items, timeout=timeout)
             tally.take(vectors)
             return vectors
@@ -163,29 +168,27 @@ class Pipeline:
         self._need_clusters(model)
         if items:
             embedded = await self.embed(model, items, timeout=timeout)
-            vectors = [_value(result) for result in embedded]
+            placements = await self._place(model, np.stack([_value(result) for result in embedded]))
         else:
-            vectors = [unit(vector, model.manifest) for vector in vectors]
-        placements = await self._place(model, np.stack(vectors))
+            with self.admission.take(Load(0, sum(vector.nbytes for vector in vectors))):
+                units = [unit(vector, model.manifest) for vector in vectors]
+                placements = await self._place(model, np.stack(units))
         return [placement for placement in placements if placement is not None]
 
     async def ingest(self, model: Model, item: Item, *, skip_existing: bool, timeout: float | None) -> Ingested:
-        """Embed, place and store one item of a stream; when this returns, it survives a crash."""
+        """Embed, place and store one item of a stream, which was admitted; when this returns, it survives a crash."""
         reference, deadline = model.manifest.reference, Deadline(timeout)
         item = replace(item, id=item.key)
-        async with self.admission.wait():
-            with self._counted(model, 1) as tally:
-                if skip_existing and await self.store.get(
-                    reference, [item.id], with_vectors=False, timeout=deadline.left
-                ):
-                    tally.take([])
-                    return Ingested(item.id, existed=True)
-                vector = _value((await self._embed(model, [item], timeout=deadline.left))[0])
-                (placement,) = await self._place(model, vector[np.newaxis])
-                point = Point(item.id, item.payload or {}, placement, vector)
-                with self._timed("store"):
-                    await self._writer.write(reference, point, timeout=deadline.left)
-                tally.take([point])
+        with self._counted(model, 1) as tally:
+            if skip_existing and await self.store.get(reference, [item.id], with_vectors=False, timeout=deadline.left):
+                tally.take([])
+                return Ingested(item.id, existed=True)
+            vector = _value((await self._embed(model, [item], timeout=deadline.left))[0])
+            (placement,) = await self._place(model, vector[np.newaxis])
+            point = Point(item.id, item.payload or {}, placement, vector)
+            with self._timed("store"):
+                await self._writer.write(reference, point, timeout=deadline.left)
+            tally.take([point])
         return Ingested(item.id, existed=False, placement=placement)
 
     async def search(

@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import grpc
 from grpc_health.v1 import health as grpc_health
@@ -16,8 +17,12 @@ from grpc_reflection.v1alpha import reflection
 from roost.errors import BadSettings
 from roost.v1 import gateway_pb2_grpc
 from roost_serving import backends, http, stores
+from roost_serving.access import Access
+from roost_serving.admission import Load
+from roost_serving.callers import Role
 from roost_serving.health import Health
 from roost_serving.interceptor import Interceptor
+from roost_serving.keys import Keys
 from roost_serving.metrics import Metrics
 from roost_serving.pipeline import Pipeline
 from roost_serving.servicer import SERVICE, GatewayServicer
@@ -50,7 +55,7 @@ def run(settings: ServeSettings, *, on_ready: Callable[[Running], None] | None =
 
     Raises:
         BadArtifact: The model repository holds no model, or one that is incomplete or altered.
-        BadSettings: An address that cannot be listened on.
+        BadSettings: An address that cannot be listened on, or a keys file that cannot be read.
         UnknownPlugin: The backend or store does not exist.
     """
     logging.basicConfig(
@@ -84,14 +89,18 @@ def run(settings: ServeSettings, *, on_ready: Callable[[Running], None] | None =
 async def serving(settings: ServeSettings) -> AsyncIterator[Running]:
     """A gateway that answers while the context lasts; on leaving, it drains."""
     metrics = Metrics()
-    metrics.in_flight_limit.set(settings.max_in_flight)
+    keys = None if settings.keys_file is None else Keys(settings.keys_file)
+    access = Access(keys, open_health=settings.open_health)
+    limit = Load(settings.max_in_flight, settings.max_in_flight_bytes)
+    metrics.in_flight_limit.set(limit.images)
+    metrics.in_flight_bytes_limit.set(limit.bytes)
     backend = backends.connect(
         settings.backend, repository=settings.repository, limits=settings.limits, workers=settings.workers
     )
     store = stores.connect(settings.store, api_key=settings.store_api_key())
-    pipeline = Pipeline(backend, store, max_in_flight=settings.max_in_flight, observer=metrics)
+    pipeline = Pipeline(backend, store, limit=limit, observer=metrics)
     health = Health(pipeline, metrics)
-    server = _server(settings, pipeline, health, metrics)
+    server = _server(settings, pipeline, health, Interceptor(metrics, access))
     try:
         port = _bind(server, settings.host, settings.port)
         await pipeline.open()
@@ -99,7 +108,7 @@ async def serving(settings: ServeSettings) -> AsyncIterator[Running]:
             metrics.serve_model(model.manifest)
         await health.begin()
         await server.start()
-        web, http_port = await _listen(settings, metrics, health)
+        web, http_port = await _listen(settings, metrics, health, access)
         try:
             yield Running(
                 address=f"{settings.host}:{port}",
@@ -116,9 +125,9 @@ async def serving(settings: ServeSettings) -> AsyncIterator[Running]:
         await pipeline.close()
 
 
-def _server(settings: ServeSettings, pipeline: Pipeline, health: Health, metrics: Metrics) -> grpc.aio.Server:
+def _server(settings: ServeSettings, pipeline: Pipeline, health: Health, interceptor: Interceptor) -> grpc.aio.Server:
     server = grpc.aio.server(
-        interceptors=[Interceptor(metrics)],
+        interceptors=[interceptor],
         options=[
             ("grpc.max_receive_message_length", settings.max_message_bytes),
             ("grpc.max_send_message_length", settings.max_message_bytes),
@@ -148,10 +157,13 @@ def _bind(server: grpc.aio.Server, host: str, port: int) -> int:
         ) from error
 
 
-async def _listen(settings: ServeSettings, metrics: Metrics, health: Health) -> tuple[http.web.AppRunner, int]:
+async def _listen(
+    settings: ServeSettings, metrics: Metrics, health: Health, access: Access
+) -> tuple[http.web.AppRunner, int]:
     host, port = settings.http_host, settings.http_port
+    check = None if settings.open_metrics else partial(access.check, needed=Role.READ)
     try:
-        return await http.listen(metrics.registry, lambda: health.parts, host=host, port=port)
+        return await http.listen(metrics.registry, lambda: health.parts, check=check, host=host, port=port)
     except OSError as error:
         raise BadSettings(
             f"HTTP cannot listen on {host}:{port}: {error.strerror}. "

@@ -1,6 +1,6 @@
 """`roost.v1.GatewayService`: a message in, the pipeline, a message out."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import grpc
 
@@ -9,7 +9,8 @@ from roost.clusters import Placement
 from roost.errors import BadRequest, RoostError, TooLarge
 from roost.v1 import gateway_pb2 as pb
 from roost.v1 import gateway_pb2_grpc
-from roost_serving import messages, pages, status
+from roost_serving import callers, messages, pages, status
+from roost_serving.admission import Load
 from roost_serving.pipeline import Ingested, Pipeline
 from roost_serving.repository import Model
 from roost_serving.streams import in_order
@@ -36,7 +37,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
 
     async def EmbedItems(self, request: pb.EmbedItemsRequest, context: Context) -> pb.EmbedItemsResponse:
         """Embed a list of items."""
-        model = self.pipeline.model(request.model)
+        model = self._model(request.model)
         if not request.items:
             raise BadRequest("The request has no items. Send 1 to 256.", field="items")
         items = messages.read_items(request.items)
@@ -54,7 +55,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
 
     async def AssignClusters(self, request: pb.AssignClustersRequest, context: Context) -> pb.AssignClustersResponse:
         """Place a list of items or of vectors."""
-        model = self.pipeline.model(request.model)
+        model = self._model(request.model)
         if bool(request.items) == bool(request.vectors):
             raise BadRequest("Give either items or vectors.", field="items")
         placements = await self.pipeline.place(
@@ -81,12 +82,18 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
                     id=request.item.id, outcome=pb.INGEST_OUTCOME_FAILED, error=status.of(error)
                 )
 
-        async for response in in_order(request_iterator, ingest, window=WINDOW):
+        async def admit(request: pb.IngestItemsRequest) -> Callable[[], None]:
+            size = len(request.item.image)
+            if size > self._most_image_bytes:
+                return lambda: None  # it will be refused, and need not wait for that
+            return await self.pipeline.admission.enter(Load(1, size))
+
+        async for response in in_order(request_iterator, ingest, window=WINDOW, admit=admit):
             yield response
 
     async def SearchItems(self, request: pb.SearchItemsRequest, context: Context) -> pb.SearchItemsResponse:
         """Find the neighbours of an item, a stored item or a vector."""
-        model = self.pipeline.model(request.model)
+        model = self._model(request.model)
         kind = request.WhichOneof("query")
         if kind == "item":
             query = messages.read_item(request.item)
@@ -119,7 +126,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
 
     async def ListItems(self, request: pb.ListItemsRequest, context: Context) -> pb.ListItemsResponse:
         """List stored items, as many as the answer has room for, but at least one."""
-        model = self.pipeline.model(request.model)
+        model = self._model(request.model)
         scope = f"items {model.manifest.reference} {request.filter.SerializeToString(deterministic=True).hex()}"
         page = await self.pipeline.page(
             model,
@@ -140,19 +147,20 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
 
     async def GetItem(self, request: pb.GetItemRequest, context: Context) -> pb.GetItemResponse:
         """Read one stored item."""
-        model = self.pipeline.model(request.model)
+        model = self._model(request.model)
         point = await self.pipeline.get(model, request.id, timeout=_left(context))
         return pb.GetItemResponse(item=messages.to_stored(point))
 
     async def DeleteItem(self, request: pb.DeleteItemRequest, context: Context) -> pb.DeleteItemResponse:
         """Delete one stored item."""
-        model = self.pipeline.model(request.model)
+        model = self._model(request.model)
         await self.pipeline.delete(model, request.id, timeout=_left(context))
         return pb.DeleteItemResponse()
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         """List the served model versions."""
-        models, next_token = pages.cut(self.pipeline.models(), request.page_size, request.page_token, scope="models")
+        seen = [model for model in self.pipeline.models() if callers.current().sees(model.manifest.name)]
+        models, next_token = pages.cut(seen, request.page_size, request.page_token, scope="models")
         listed = [
             messages.to_model(
                 model,
@@ -165,7 +173,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
 
     async def ListClusters(self, request: pb.ListClustersRequest, context: Context) -> pb.ListClustersResponse:
         """List a model's clusters."""
-        model = self.pipeline.model(request.model)
+        model = self._model(request.model)
         stored = await self.pipeline.count_clusters(model, timeout=_left(context))
         numbers, next_token = pages.cut(
             _clusters(model),
@@ -179,9 +187,16 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             model=messages.to_version(model),
         )
 
+    def _model(self, reference: str) -> Model:
+        """The model version that a request means, if the caller may use it."""
+        caller = callers.current()
+        if reference:
+            caller.check_model(reference)
+        return self.pipeline.model(reference, sees=caller.sees)
+
     async def _ingest(self, request: pb.IngestItemsRequest, *, timeout: float | None) -> pb.IngestItemsResponse:
         messages.check_image(request.item, most_bytes=self._most_image_bytes)
-        model = self.pipeline.model(request.model)
+        model = self._model(request.model)
         ingested: Ingested = await self.pipeline.ingest(
             model, messages.read_item(request.item), skip_existing=request.skip_existing, timeout=timeout
         )

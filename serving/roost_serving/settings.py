@@ -31,11 +31,15 @@ class ServeSettings(Settings):
         description="Threads that decode images and, with onnx://, infer. One per core by default.",
     )
     max_in_flight: PositiveInt = Field(512, description="Images held at once; a call beyond them is refused.")
+    max_in_flight_bytes: PositiveInt = Field(256 * 1024 * 1024, description="Bytes of images held at once; likewise.")
     max_image_bytes: PositiveInt = Field(preprocess.DEFAULT_LIMITS.max_bytes, description="Largest image, in bytes.")
     max_image_pixels: PositiveInt = Field(
         preprocess.DEFAULT_LIMITS.max_pixels, description="Largest image, in pixels before scaling."
     )
     max_message_bytes: PositiveInt = Field(32 * 1024 * 1024, description="Largest gRPC message, in bytes.")
+    keys_file: Path | None = Field(None, description="File of API keys (`roost keys`); without it anyone may call.")
+    open_health: bool = Field(True, description="Whether health needs no key where calls do.")
+    open_metrics: bool = Field(True, description="Whether /metrics needs no key where calls do.")
     drain_seconds: NonNegativeFloat = Field(
         0.0, description="Wait between saying NOT_SERVING and closing, so that load balancers notice."
     )

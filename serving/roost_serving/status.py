@@ -8,6 +8,8 @@ from google.rpc import error_details_pb2, status_pb2
 
 from roost.errors import DOMAIN, RoostError
 
+PUSHBACK = "grpc-retry-pushback-ms"
+"""Trailer by which gRPC's own retries wait, or where it is negative are not made (gRFC A6)."""
 LONGEST = 1024
 """Characters of a message, and of a fact: trailers have room for 8 KiB in all."""
 
@@ -26,3 +28,10 @@ def of(error: RoostError) -> status_pb2.Status:
         packed[-1].Pack(detail)
     code = grpc.StatusCode[error.code].value[0]
     return status_pb2.Status(code=code, message=error.message[:LONGEST], details=packed)
+
+
+def pushback(error: RoostError) -> tuple[tuple[str, str], ...]:
+    """The trailer that tells a client's retries when to come again, or that the same call will never be taken."""
+    if retry := error.facts.get("retry_after_seconds"):
+        return ((PUSHBACK, str(round(float(retry) * 1000))),)
+    return ((PUSHBACK, "-1"),) if error.code == "RESOURCE_EXHAUSTED" else ()

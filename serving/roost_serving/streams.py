@@ -8,13 +8,20 @@ Q = TypeVar("Q")
 A = TypeVar("A")
 
 
-async def in_order(requests: AsyncIterator[Q], answer: Callable[[Q], Awaitable[A]], *, window: int) -> AsyncIterator[A]:
+async def in_order(
+    requests: AsyncIterator[Q],
+    answer: Callable[[Q], Awaitable[A]],
+    *,
+    window: int,
+    admit: Callable[[Q], Awaitable[Callable[[], None]]],
+) -> AsyncIterator[A]:
     """Answer each request, in the requests' order; an answer goes out as soon as those before it have.
 
     Args:
         requests: The stream. It is read only as far as the window reaches, so a slow answer slows the sender down.
         answer: Makes an answer; an error of its ends the stream.
         window: Requests that may be worked on at once.
+        admit: Waits until a request may be held, before the next is read, and gives what lets it go.
     """
     running: set[asyncio.Future[A]] = set()
     answers: asyncio.Queue[asyncio.Future[A] | None] = asyncio.Queue(window)
@@ -22,7 +29,9 @@ async def in_order(requests: AsyncIterator[Q], answer: Callable[[Q], Awaitable[A
     async def read() -> None:
         try:
             async for request in requests:
+                release = await admit(request)
                 task = asyncio.ensure_future(answer(request))
+                task.add_done_callback(lambda _, release=release: release())
                 running.add(task)
                 task.add_done_callback(running.discard)
                 await answers.put(task)

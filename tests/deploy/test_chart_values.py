@@ -11,7 +11,7 @@ from roost_serving.settings import ServeSettings
 
 DECIDED_BY_THE_CHART = {
     "backend", "store", "repository", "store_api_key_file", "host", "port", "http_host", "http_port", "drain_seconds",
-    "grace_seconds",
+    "grace_seconds", "keys_file", "open_health", "open_metrics",
 }  # fmt: skip
 
 REFUSED = {

@@ -8,7 +8,7 @@ from roost_serving import health
 from roost_serving.backends import triton
 from roost_serving.settings import ServeSettings
 
-EXISTING = {"model-repository", "models", "qdrant-key", "triton-admin", "registry"}
+EXISTING = {"model-repository", "models", "qdrant-key", "triton-admin", "registry", "roost-keys"}
 """What the tested values say exists already."""
 
 
@@ -80,6 +80,18 @@ def test_the_gateway_can_read_the_settings_that_it_is_given(documents, monkeypat
         parts = urlsplit(url)
         inside = (parts.hostname, parts.port) in services or parts.scheme in {"onnx", "edge"}
         assert inside or (parts.hostname or "").endswith(".svc"), url
+
+
+def test_keys_are_mounted_where_the_gateway_reads_them(render, monkeypatch):
+    documents = render({"gateway": {"keysSecret": "roost-keys"}})
+    settings = _settings(documents, monkeypatch)
+    (gateway,) = [doc for doc in documents if doc["kind"] == "Deployment" and "gateway" in doc["metadata"]["name"]]
+    pod = gateway["spec"]["template"]["spec"]
+    (mount,) = [one for one in pod["containers"][0]["volumeMounts"] if one["name"] == "keys"]
+    (volume,) = [one["secret"] for one in pod["volumes"] if one["name"] == "keys"]
+    assert str(settings.keys_file) == f"{mount['mountPath']}/{volume['items'][0]['path']}"
+    assert "subPath" not in mount  # a file mounted so would never change
+    assert settings.open_health  # a kubelet's probes send no key
 
 
 def test_a_pod_lives_until_its_gateway_has_drained(documents, pods, monkeypatch):

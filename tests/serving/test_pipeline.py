@@ -8,6 +8,7 @@ import pytest
 from roost.artifact import Data, Input, Manifest
 from roost.errors import BackendUnavailable, BadImage, DeadlineExceeded, RoostError, StoreUnavailable
 from roost_serving import backends
+from roost_serving.admission import Load
 from roost_serving.metrics import Metrics
 from roost_serving.pipeline import Item, Pipeline, unit
 from roost_serving.stores import Filter, memory
@@ -46,7 +47,7 @@ async def parts(repository):
     """A pipeline, its store and its metrics."""
     backend = backends.connect(f"onnx://{repository}", repository=repository, workers=1)
     store, metrics = Slow(), Metrics()
-    pipeline = Pipeline(backend, store, max_in_flight=16, observer=metrics)
+    pipeline = Pipeline(backend, store, limit=Load(16, 2**20), observer=metrics)
     await pipeline.open()
     yield pipeline, store, metrics
     await pipeline.close()

@@ -55,7 +55,7 @@ async def test_a_search_whose_answer_has_no_room_says_what_to_do(small):
 
 
 async def test_a_large_image_of_a_stream_fails_before_it_waits_for_room(small, digits, monkeypatch):
-    monkeypatch.setattr("roost_serving.admission.Admission.wait", None)
+    monkeypatch.setattr("roost_serving.admission.Admission.enter", None)
     requests = [pb.IngestItemsRequest(model="digits", item=pb.Item(image=b"\xff" * (2**16 + 1)))]
     (answer,) = [answer async for answer in small.IngestItems(iter(requests))]
     assert answer.outcome == pb.INGEST_OUTCOME_FAILED

@@ -8,11 +8,9 @@ import asyncio
 import logging
 import queue
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import onnxruntime
@@ -24,9 +22,9 @@ from roost.errors import BackendUnavailable, BadArtifact, DeadlineExceeded, Roos
 from roost.preprocess import Limits
 from roost_serving import backends, repository
 from roost_serving.backends import Embedded
+from roost_serving.fair import FairPool
 from roost_serving.repository import Model
 
-T = TypeVar("T")
 Sessions = dict[str, onnxruntime.InferenceSession]
 """One session for every model version, by reference."""
 
@@ -58,7 +56,7 @@ class Backend:
         self._repository = backends.folder(url) or repository
         self._limits = limits
         self._workers = workers
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="embed")
+        self._pool = FairPool(workers, name="embed")
         self._free: queue.SimpleQueue[Sessions] = queue.SimpleQueue()
         self._closed = False
 
@@ -67,15 +65,16 @@ class Backend:
         self.models = await asyncio.to_thread(repository.scan, self._repository)
         if GPU in onnxruntime.get_available_providers():
             onnxruntime.preload_dlls()  # CUDA and cuDNN as the packages of `roost[serving-gpu]` bring them
-        graphs = await self._submit(self._read)
-        for sessions in await asyncio.gather(*[self._submit(partial(_load, graphs)) for _ in range(self._workers)]):
+        graphs = await self._pool.submit(self._read)
+        loading = [self._pool.submit(partial(_load, graphs)) for _ in range(self._workers)]
+        for sessions in await asyncio.gather(*loading):
             self._free.put(sessions)
-        await self._submit(self._check)
+        await self._pool.submit(self._check)
 
     async def close(self) -> None:
         """Finish the images that are being worked on and drop the rest."""
         self._closed = True
-        await asyncio.to_thread(self._pool.shutdown, cancel_futures=True)
+        await asyncio.to_thread(self._pool.close)
 
     async def ping(self, *, timeout: float | None = None) -> None:
         """Return unless the backend was closed: there is no server that could be away."""
@@ -85,19 +84,16 @@ class Backend:
     async def embed(
         self, manifest: Manifest, images: Sequence[bytes], *, timeout: float | None = None
     ) -> list[Embedded | RoostError]:
-        """Decode and embed images, each on whichever worker is free, first come, first served."""
+        """Decode and embed images, each on whichever worker is free; callers take turns."""
         await self.ping()
         arrival = time.monotonic()
         deadline = None if timeout is None else arrival + timeout
-        tasks = [self._submit(partial(self._embed, manifest, image, arrival, deadline)) for image in images]
+        tasks = [self._pool.submit(partial(self._embed, manifest, image, arrival, deadline)) for image in images]
         try:
             async with asyncio.timeout(timeout):
                 return list(await asyncio.gather(*tasks))
         except TimeoutError:
             raise DeadlineExceeded(f"The deadline passed before {len(images)} images were embedded.")
-
-    def _submit(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        return asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     def _read(self) -> list[tuple[Model, bytes]]:
         return [(model, _graph(model)) for model in self.models]

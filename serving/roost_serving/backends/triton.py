@@ -8,7 +8,6 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from roost.preprocess import Limits
 from roost_serving import repository
 from roost_serving.backends import Embedded
 from roost_serving.backends._triton_server import Server
+from roost_serving.fair import FairPool
 from roost_serving.repository import Model
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class Backend:
         self._repository = repository
         self._limits = limits
         self._start_seconds = start_seconds
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+        self._pool = FairPool(workers, name="decode")
         self._server: Server | None = None
         self._group: dict[str, int] = {}
 
@@ -95,7 +95,7 @@ class Backend:
         server, self._server = self._server, None
         if server is not None:
             await server.close()
-        await asyncio.to_thread(self._pool.shutdown, cancel_futures=True)
+        await asyncio.to_thread(self._pool.close)
 
     async def ping(self, *, timeout: float | None = None) -> None:
         """Return if the server answers and has every model, after having it load those that it lacks."""
@@ -126,9 +126,9 @@ class Backend:
     async def _embed(
         self, manifest: Manifest, images: Sequence[bytes], arrival: float, deadline: float | None
     ) -> list[Embedded | RoostError]:
-        server, loop = self._connected(), asyncio.get_running_loop()
+        server = self._connected()
         decoded = await _all(
-            loop.run_in_executor(self._pool, self._decode, manifest, image, arrival, deadline) for image in images
+            self._pool.submit(partial(self._decode, manifest, image, arrival, deadline)) for image in images
         )
         good = [image.pixels for image in decoded if isinstance(image, Decoded)]
         begun = time.monotonic()

@@ -1,0 +1,89 @@
+import asyncio
+import threading
+
+import pytest
+
+from roost_serving import callers
+from roost_serving.callers import Caller, Role
+from roost_serving.fair import FairPool, Turns
+
+
+def test_each_caller_gives_one_thing_in_turn():
+    turns: Turns[str] = Turns()
+    for thing in ("a1", "a2", "a3", "b1", "c1"):
+        turns.put(thing[0], thing)
+    assert [turns.take() for _ in range(6)] == ["a1", "b1", "c1", "a2", "a3", None]
+
+
+def test_who_may_not_is_passed_over_and_keeps_the_turn():
+    turns: Turns[str] = Turns()
+    for thing in ("a1", "b1", "b2"):
+        turns.put(thing[0], thing)
+    assert turns.take(lambda thing: thing[0] != "a") == "b1"
+    assert turns.take() == "a1"
+
+
+def test_what_is_dropped_is_not_taken():
+    turns: Turns[str] = Turns()
+    turns.put("a", "a1")
+    turns.drop("a", "a1")
+    turns.drop("a", "a1")
+    assert (len(turns), turns.take()) == (0, None)
+
+
+async def submit(pool: FairPool, name: str, works) -> list:
+    callers.begin(Caller(name, Role.READ))
+    return await asyncio.gather(*[pool.submit(work) for work in works])
+
+
+@pytest.fixture
+def pool():
+    pool = FairPool(1, name="test")
+    yield pool
+    pool.close()
+
+
+async def test_a_caller_with_little_does_not_wait_for_one_with_much(pool):
+    order: list[str] = []
+    gate = threading.Event()
+    held = pool.submit(gate.wait)
+    much = asyncio.create_task(submit(pool, "much", [lambda: order.append("much")] * 50))
+    await asyncio.sleep(0)
+    little = asyncio.create_task(submit(pool, "little", [lambda: order.append("little")]))
+    await asyncio.sleep(0)
+    gate.set()
+    await asyncio.gather(held, much, little)
+    assert order.index("little") <= 1
+
+
+async def test_work_that_is_cancelled_before_its_turn_is_not_begun(pool):
+    done: list[int] = []
+    gate = threading.Event()
+    held = pool.submit(gate.wait)
+    cancelled, kept = pool.submit(lambda: done.append(1)), pool.submit(lambda: done.append(2))
+    cancelled.cancel()
+    await asyncio.sleep(0)
+    gate.set()
+    await asyncio.gather(held, kept)
+    assert done == [2]
+
+
+async def test_an_error_is_its_waiter_s(pool):
+    def fail() -> None:
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        await pool.submit(fail)
+    assert await pool.submit(lambda: 3) == 3
+
+
+async def test_a_closed_pool_drops_what_waits(pool):
+    gate = threading.Event()
+    held, waiting = pool.submit(gate.wait), pool.submit(lambda: 1)
+    closing = asyncio.create_task(asyncio.to_thread(pool.close))
+    await asyncio.sleep(0.05)
+    gate.set()
+    await closing
+    assert await held
+    with pytest.raises(asyncio.CancelledError):
+        await waiting

@@ -1,0 +1,71 @@
+"""Refusals over the wire: what a program is told, so that it comes again in time, or not at all."""
+
+import asyncio
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from roost.v1 import gateway_pb2 as pb
+from roost.v1 import gateway_pb2_grpc
+from roost_serving import keys
+from roost_serving.server import serving
+
+
+def told(error: grpc.aio.AioRpcError) -> tuple[str, float | None, int | None]:
+    """The reason, the seconds of RetryInfo, and the milliseconds of the pushback."""
+    info, retry, seconds = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo(), None
+    for detail in rpc_status.from_call(error).details:
+        if detail.Unpack(retry):
+            seconds = retry.retry_delay.ToMilliseconds() / 1000
+        else:
+            assert detail.Unpack(info)
+    pushback = dict(error.trailing_metadata() or ()).get("grpc-retry-pushback-ms")
+    return info.reason, seconds, None if pushback is None else int(pushback)
+
+
+async def refused(stub, images, **options) -> tuple[str, float | None, int | None]:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.EmbedItems(
+            pb.EmbedItemsRequest(model="digits", items=[pb.Item(image=image) for image in images]), **options
+        )
+    return told(caught.value)
+
+
+async def test_an_overloaded_gateway_says_when_to_come_again(settings, digits):
+    small = settings.model_copy(update={"max_in_flight": 4, "workers": 1})
+    async with serving(small) as running, grpc.aio.insecure_channel(running.address) as channel:
+        stub = gateway_pb2_grpc.GatewayServiceStub(channel)
+        request = pb.EmbedItemsRequest(model="digits", items=[pb.Item(image=digits[0])] * 4)
+        answers = await asyncio.gather(*[stub.EmbedItems(request) for _ in range(20)], return_exceptions=True)
+        found = {told(answer) for answer in answers if isinstance(answer, grpc.aio.AioRpcError)}
+        assert found == {("OVERLOADED", 0.5, 500)}
+        assert any(isinstance(answer, pb.EmbedItemsResponse) for answer in answers)
+
+
+async def test_what_is_too_large_is_not_to_be_sent_again(settings, digits):
+    small = settings.model_copy(update={"max_in_flight": 4, "max_in_flight_bytes": 3 * len(digits[0])})
+    async with serving(small) as running, grpc.aio.insecure_channel(running.address) as channel:
+        stub = gateway_pb2_grpc.GatewayServiceStub(channel)
+        assert await refused(stub, [digits[0]] * 4) == ("TOO_LARGE", None, -1)
+        assert await refused(stub, [b"x"] * 5) == ("TOO_LARGE", None, -1)
+
+
+async def test_what_is_wrong_has_no_pushback(stub):
+    assert await refused(stub, [b"no image"]) == ("BAD_IMAGE", None, None)
+
+
+async def test_a_key_beyond_its_rate_is_told_when_it_may_go_on(settings, digits, tmp_path):
+    file = tmp_path / "keys.toml"
+    slow, free = keys.add(file, "slow", images_per_second=2), keys.add(file, "free")
+    guarded = settings.model_copy(update={"keys_file": file})
+    async with serving(guarded) as running, grpc.aio.insecure_channel(running.address) as channel:
+        stub = gateway_pb2_grpc.GatewayServiceStub(channel)
+        request = pb.EmbedItemsRequest(model="digits", items=[pb.Item(image=digits[0])] * 6)
+        await stub.EmbedItems(request, metadata=(("authorization", f"Bearer {slow}"),))
+        reason, seconds, pushback = await refused(stub, digits[:1], metadata=(("authorization", f"Bearer {slow}"),))
+        assert reason == "RATE_LIMITED"
+        assert seconds == pytest.approx(2.0, abs=1.0)
+        assert pushback == round(seconds * 1000)
+        await stub.EmbedItems(request, metadata=(("authorization", f"Bearer {free}"),))
