@@ -45,6 +45,7 @@ class AsyncClient:
         self._timeout = timeout
         self._max_bytes = max_message_bytes
         self._metadata = metadata(api_key)
+        tls = tls or Tls.from_environment()
         self._credentials = None if tls is None else tls.credentials()
 
     @cached_property

@@ -4,7 +4,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import grpc
 
@@ -15,6 +15,8 @@ DEFAULT_MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 DEFAULT_IN_FLIGHT = 64
 KEY_FILE = "ROOST_API_KEY_FILE"
 """The variable that names the file of a client's API key."""
+TLS_VARIABLES = ("AUTHORITY", "CERTIFICATE", "KEY")
+SYSTEM = "system"
 CALLS_IN_FLIGHT = 4  # of one `embed` or `assign`, so that every core of the gateway has work
 
 
@@ -26,6 +28,21 @@ class Tls:
     """PEM certificates to trust; the system's by default."""
     certificate: Path | None = None
     key: Path | None = None
+
+    @classmethod
+    def from_environment(cls) -> Self | None:
+        """What `ROOST_TLS_AUTHORITY`, `ROOST_TLS_CERTIFICATE` and `ROOST_TLS_KEY` say; None without the first.
+
+        The first is a path, or `system` for the authorities that this machine trusts.
+        """
+        authority, certificate, key = (os.environ.get(f"ROOST_TLS_{name}") for name in TLS_VARIABLES)
+        if not authority:
+            return None
+        return cls(
+            authority=None if authority == SYSTEM else Path(authority),
+            certificate=Path(certificate) if certificate else None,
+            key=Path(key) if key else None,
+        )
 
     def credentials(self) -> grpc.ChannelCredentials:
         """Read the files.

@@ -44,7 +44,8 @@ class Client:
     Args:
         target: The gateway's address: `host:port`, or `unix:path`.
         timeout: The deadline of each call, in seconds; a stream's holds for the wait for its next answer.
-        tls: Encrypt; without it the connection is in the clear, and so is the key.
+        tls: Encrypt; without it, and without the variable `ROOST_TLS_AUTHORITY`, the connection is in the clear, and so
+            is the key.
         api_key: For a gateway that asks for one; by default what the file named by `ROOST_API_KEY_FILE` holds.
         max_message_bytes: Send and take no larger message. The gateway has a limit of its own.
     """
@@ -63,6 +64,7 @@ class Client:
         self._max_bytes = max_message_bytes
         self._metadata = metadata(api_key)
         made = options(max_message_bytes)
+        tls = tls or Tls.from_environment()
         self._channel = (
             grpc.insecure_channel(target, made) if tls is None else grpc.secure_channel(target, tls.credentials(), made)
         )

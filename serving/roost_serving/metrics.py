@@ -55,6 +55,10 @@ class Metrics:
             registry=registry, buckets=IMAGES,
         )  # fmt: skip
         self.anomalous = Counter("roost_anomalies_total", "Items flagged as anomalies.", ("model",), registry=registry)
+        self.certificate = Gauge(
+            "roost_tls_certificate_not_after_timestamp_seconds", "When the gateway's certificate ends; 0 without one.",
+            registry=registry,
+        )  # fmt: skip
         self.ready = Gauge("roost_dependency_up", "Whether the backend or store answers.", ("part",), registry=registry)
         self.models = Gauge(
             "roost_model_info", "Served model versions; always 1.", ("model", "version", "method", "encoder", "dim"),

@@ -27,6 +27,7 @@ from roost_serving.metrics import Metrics
 from roost_serving.pipeline import Pipeline
 from roost_serving.servicer import SERVICE, GatewayServicer
 from roost_serving.settings import ServeSettings
+from roost_serving.tls import Certificates
 
 MOST_CALLS = 1024
 """Calls and streams open at once; gRPC refuses those beyond, so that what waits for admission is bounded too."""
@@ -102,7 +103,7 @@ async def serving(settings: ServeSettings) -> AsyncIterator[Running]:
     health = Health(pipeline, metrics)
     server = _server(settings, pipeline, health, Interceptor(metrics, access))
     try:
-        port = _bind(server, settings.host, settings.port)
+        port = _bind(server, settings, _certificates(settings, metrics))
         await pipeline.open()
         for model in pipeline.models():
             metrics.serve_model(model.manifest)
@@ -146,13 +147,26 @@ def _server(settings: ServeSettings, pipeline: Pipeline, health: Health, interce
     return server
 
 
-def _bind(server: grpc.aio.Server, host: str, port: int) -> int:
+def _certificates(settings: ServeSettings, metrics: Metrics) -> Certificates | None:
+    if settings.tls_certificate_file is None or settings.tls_key_file is None:
+        return None
+    return Certificates(
+        settings.tls_certificate_file,
+        settings.tls_key_file,
+        settings.tls_callers_file,
+        observe=metrics.certificate.set,
+    )
+
+
+def _bind(server: grpc.aio.Server, settings: ServeSettings, certificates: Certificates | None) -> int:
+    address = f"{settings.host}:{settings.port}"
     try:
-        return server.add_insecure_port(f"{host}:{port}")
+        if certificates is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, certificates.credentials())
     except RuntimeError as error:
         raise BadSettings(
-            f"gRPC cannot listen on {host}:{port}; the port may be taken. "
-            f"Give another with --port, or 0 for a free one.",
+            f"gRPC cannot listen on {address}; the port may be taken. Give another with --port, or 0 for a free one.",
             key="port",
         ) from error
 

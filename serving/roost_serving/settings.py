@@ -2,9 +2,9 @@
 
 import os
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from roost import preprocess
@@ -37,6 +37,9 @@ class ServeSettings(Settings):
         preprocess.DEFAULT_LIMITS.max_pixels, description="Largest image, in pixels before scaling."
     )
     max_message_bytes: PositiveInt = Field(32 * 1024 * 1024, description="Largest gRPC message, in bytes.")
+    tls_certificate_file: Path | None = Field(None, description="PEM certificate of gRPC; without it, in the clear.")
+    tls_key_file: Path | None = Field(None, description="PEM key of the certificate.")
+    tls_callers_file: Path | None = Field(None, description="PEM authorities that callers' certificates must be from.")
     keys_file: Path | None = Field(None, description="File of API keys (`roost keys`); without it anyone may call.")
     open_health: bool = Field(True, description="Whether health needs no key where calls do.")
     open_metrics: bool = Field(True, description="Whether /metrics needs no key where calls do.")
@@ -45,6 +48,14 @@ class ServeSettings(Settings):
     )
     grace_seconds: NonNegativeFloat = Field(10.0, description="How long running calls may take to end at shutdown.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severity logged.")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if (self.tls_certificate_file is None) != (self.tls_key_file is None):
+            raise ValueError("tls_certificate_file and tls_key_file belong together")
+        if self.tls_callers_file is not None and self.tls_certificate_file is None:
+            raise ValueError("tls_callers_file needs a tls_certificate_file, for the gateway itself")
+        return self
 
     @property
     def limits(self) -> preprocess.Limits:

@@ -12,6 +12,7 @@ from roost_serving.settings import ServeSettings
 DECIDED_BY_THE_CHART = {
     "backend", "store", "repository", "store_api_key_file", "host", "port", "http_host", "http_port", "drain_seconds",
     "grace_seconds", "keys_file", "open_health", "open_metrics",
+    "tls_certificate_file", "tls_key_file", "tls_callers_file",
 }  # fmt: skip
 
 REFUSED = {
@@ -35,6 +36,7 @@ CONTRADICTIONS = {
         {"monitoring": {"serviceMonitor": {"enabled": True}}},
         "networkPolicy.monitoring",
     ),
+    "callers' certificates without one of its own": ({"gateway": {"tls": {"mutual": True}}}, "gateway.tls.secret"),
     "a maximum below the minimum": (
         {"gateway": {"autoscaling": {"enabled": True, "minReplicas": 5, "maxReplicas": 4}}},
         "maxReplicas",

@@ -8,7 +8,7 @@ from roost_serving import health
 from roost_serving.backends import triton
 from roost_serving.settings import ServeSettings
 
-EXISTING = {"model-repository", "models", "qdrant-key", "triton-admin", "registry", "roost-keys"}
+EXISTING = {"model-repository", "models", "qdrant-key", "triton-admin", "registry", "roost-keys", "roost-tls"}
 """What the tested values say exists already."""
 
 
@@ -82,6 +82,20 @@ def test_the_gateway_can_read_the_settings_that_it_is_given(documents, monkeypat
         assert inside or (parts.hostname or "").endswith(".svc"), url
 
 
+def test_a_certificate_is_mounted_where_the_gateway_and_the_test_read_it(render, monkeypatch):
+    documents = render({"gateway": {"tls": {"secret": "roost-tls", "mutual": True}}})
+    settings = _settings(documents, monkeypatch)
+    files = [settings.tls_certificate_file, settings.tls_key_file, settings.tls_callers_file]
+    assert [str(path) for path in files] == [f"/etc/roost/tls/{name}" for name in ("tls.crt", "tls.key", "ca.crt")]
+    (test,) = [doc for doc in documents if doc["kind"] == "Pod"]
+    variables = {one["name"]: one["value"] for one in test["spec"]["containers"][0]["env"]}
+    assert variables == {
+        "ROOST_TLS_AUTHORITY": str(files[2]),
+        "ROOST_TLS_CERTIFICATE": str(files[0]),
+        "ROOST_TLS_KEY": str(files[1]),
+    }
+
+
 def test_keys_are_mounted_where_the_gateway_reads_them(render, monkeypatch):
     documents = render({"gateway": {"keysSecret": "roost-keys"}})
     settings = _settings(documents, monkeypatch)
@@ -103,10 +117,14 @@ def test_a_pod_lives_until_its_gateway_has_drained(documents, pods, monkeypatch)
 
 def test_probes_ask_for_health_services_that_exist_and_only_readiness_depends_on_others(pods):
     (container,) = pods["demo-roost-gateway"]["spec"]["containers"]
-    asked = {probe: container[f"{probe}Probe"]["grpc"] for probe in ("startup", "liveness", "readiness")}
-    assert {probe["port"] for probe in asked.values()} == {50051}
-    assert asked["startup"]["service"] == asked["liveness"]["service"] == health.LIVENESS
-    assert asked["readiness"]["service"] == health.READINESS
+    asked = {name: container[f"{name}Probe"] for name in ("startup", "liveness", "readiness")}
+    if any(volume["name"] == "tls" for volume in pods["demo-roost-gateway"]["spec"]["volumes"]):
+        found = [probe["httpGet"] for probe in asked.values()]  # a kubelet's gRPC knows no TLS
+        assert found == [{"port": "http", "path": path} for path in ("/livez", "/livez", "/readyz")]
+        return
+    found = [probe["grpc"] for probe in asked.values()]
+    services = (health.LIVENESS, health.LIVENESS, health.READINESS)
+    assert found == [{"port": 50051, "service": service} for service in services]
 
 
 def test_a_gateway_may_start_for_longer_than_it_waits_for_triton(pods):
