@@ -76,6 +76,17 @@ def test_two_samples_of_a_class_differ():
     assert (first - second).abs().mean() > 0.05
 
 
+def test_a_blur_takes_detail_and_leaves_the_mean():
+    sharp, blurred = small(), small(blur=8.0)
+    view, changed = torch.randn(4, 3, 32, 32), []
+    for method in (sharp, blurred):
+        torch.manual_seed(1)
+        changed.append(method._samples(view, method.boxes[:4]))
+    detail = [samples.diff(dim=3).abs().mean().item() for samples in changed]
+    assert detail[1] < 0.6 * detail[0]
+    assert changed[1].mean().item() == pytest.approx(changed[0].mean().item(), abs=0.1)
+
+
 def test_the_seeds_go_with_the_state():
     method, other = small(), small()
     with torch.no_grad():

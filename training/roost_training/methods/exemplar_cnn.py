@@ -14,8 +14,11 @@ from torch.nn import functional
 from roost_training import methods
 from roost_training.blocks import exemplars
 from roost_training.images.data import Images
+from roost_training.views import resample
 from roost_training.views.recipe import Recipe, View
 
+LEAST_BLUR = 0.1
+"""In pixels, which changes nothing to be seen."""
 CHUNK = 500
 
 
@@ -30,6 +33,9 @@ class Config(methods.Config):
     """Patches are turned by up to this, either way; 180 for images without an upright."""
     colour_strength: NonNegativeFloat = 1.0
     """What the paper's changes of colour are multiplied by: less where images are told by their colours."""
+    blur: NonNegativeFloat = 0.0
+    """Patches are blurred by up to this, in pixels: 0 as in the paper, more for descriptors that a blur leaves alone
+    (Fischer, Dosovitskiy, Brox, 2014, https://arxiv.org/abs/1405.5769)."""
 
 
 class Method(methods.Method):
@@ -98,5 +104,9 @@ class Method(methods.Method):
             )
             patches = exemplars.cut(planes, boxes, changes, size=size)
             patches = exemplars.recolour(patches, changes, mean=mean, components=self.components)
+            if self.config.blur:
+                sigma = (self.config.blur * torch.rand(len(boxes), device=view.device)).clamp_(min=LEAST_BLUR)
+                weights = resample.blur_weights(sigma, size)
+                patches = resample.separable(patches, weights, weights)
         patches = (patches - mean[:, None, None, None]) / std[:, None, None, None]
         return patches.transpose(0, 1).contiguous(memory_format=torch.channels_last)
