@@ -8,8 +8,8 @@ from prometheus_client.exposition import choose_encoder
 
 from roost.errors import Forbidden, Unauthenticated
 
-Readiness = Callable[[], dict[str, bool]]
-"""Which parts of the gateway answer, by name."""
+Readiness = Callable[[], tuple[bool, dict[str, bool]]]
+"""Whether calls should be sent here, and which parts of the gateway answer, by name."""
 Check = Callable[[str], None]
 """Raises `Unauthenticated` or `Forbidden` for an `Authorization` header that does not suffice."""
 
@@ -45,8 +45,8 @@ async def listen(
         return web.Response(text="ok\n")
 
     async def readyz(request: web.Request) -> web.Response:
-        parts = ready()
-        return web.json_response(parts, status=200 if parts and all(parts.values()) else 503)
+        good, parts = ready()
+        return web.json_response(parts, status=200 if good else 503)
 
     app = web.Application()
     app.add_routes([web.get("/metrics", metrics), web.get("/livez", livez), web.get("/readyz", readyz)])

@@ -60,6 +60,9 @@ class Metrics:
             registry=registry,
         )  # fmt: skip
         self.ready = Gauge("roost_dependency_up", "Whether the backend or store answers.", ("part",), registry=registry)
+        self.breakers = Gauge(
+            "roost_breaker_open", "Whether calls to the backend or store fail at once.", ("part",), registry=registry
+        )
         self.models = Gauge(
             "roost_model_info", "Served model versions; always 1.", ("model", "version", "method", "encoder", "dim"),
             registry=registry,

@@ -14,13 +14,14 @@ from grpc_health.v1 import health as grpc_health
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from roost.errors import BadSettings
+from roost.errors import BackendUnavailable, BadSettings, StoreUnavailable
 from roost.v1 import gateway_pb2_grpc
 from roost_serving import backends, http, stores
 from roost_serving.access import Access
 from roost_serving.admission import Load
+from roost_serving.breaker import BACKEND_CALLS, STORE_CALLS, Breaker, guarded
 from roost_serving.callers import Role
-from roost_serving.health import Health
+from roost_serving.health import BACKEND, STORE, Health
 from roost_serving.interceptor import Interceptor
 from roost_serving.keys import Keys
 from roost_serving.metrics import Metrics
@@ -99,8 +100,17 @@ async def serving(settings: ServeSettings) -> AsyncIterator[Running]:
         settings.backend, repository=settings.repository, limits=settings.limits, workers=settings.workers
     )
     store = stores.connect(settings.store, api_key=settings.store_api_key())
-    pipeline = Pipeline(backend, store, limit=limit, observer=metrics)
-    health = Health(pipeline, metrics)
+    breakers = {
+        part: Breaker(part, error, observe=metrics.breakers.labels(part).set)
+        for part, error in ((BACKEND, BackendUnavailable), (STORE, StoreUnavailable))
+    }
+    pipeline = Pipeline(
+        guarded(backend, breakers[BACKEND], BACKEND_CALLS),
+        guarded(store, breakers[STORE], STORE_CALLS),
+        limit=limit,
+        observer=metrics,
+    )
+    health = Health(pipeline, metrics, breakers)
     server = _server(settings, pipeline, health, Interceptor(metrics, access))
     try:
         port = _bind(server, settings, _certificates(settings, metrics))
@@ -177,7 +187,9 @@ async def _listen(
     host, port = settings.http_host, settings.http_port
     check = None if settings.open_metrics else partial(access.check, needed=Role.READ)
     try:
-        return await http.listen(metrics.registry, lambda: health.parts, check=check, host=host, port=port)
+        return await http.listen(
+            metrics.registry, lambda: (health.ready, health.parts), check=check, host=host, port=port
+        )
     except OSError as error:
         raise BadSettings(
             f"HTTP cannot listen on {host}:{port}: {error.strerror}. "

@@ -14,12 +14,15 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from roost.errors import StoreUnavailable
+from roost.errors import BackendUnavailable, StoreUnavailable
 from roost.v1 import gateway_pb2 as pb
-from roost_serving.health import Health
+from roost_serving.backends import onnx
+from roost_serving.health import NEEDS, Health
 from roost_serving.server import serving
 from roost_serving.stores import memory
 
+GATEWAY = "roost.v1.GatewayService"
+SERVING = health_pb2.HealthCheckResponse.SERVING
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 
@@ -117,29 +120,55 @@ async def test_health_is_said_for_each_service(gateway, service):
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
-@pytest.mark.parametrize("error", [StoreUnavailable("The store is away."), ValueError("a fault of the store's own")])
-async def test_a_store_that_is_away_makes_the_gateway_alive_but_not_ready(gateway, monkeypatch, error):
-    async def away(self, *, timeout=None):
-        raise error
+async def serving_services(gateway) -> set[str]:
+    """The services, but liveness, that are said to be SERVING."""
+    found = set()
+    async with grpc.aio.insecure_channel(gateway.address) as channel:
+        check = health_pb2_grpc.HealthStub(channel).Check
+        assert (await check(health_pb2.HealthCheckRequest(service="liveness"))).status == SERVING
+        for service in NEEDS:
+            if (await check(health_pb2.HealthCheckRequest(service=service))).status == SERVING:
+                found.add(service)
+    return found
 
-    looked = asyncio.Event()
-    look = Health.look
+
+@pytest.fixture
+def looked(monkeypatch):
+    """Set when the gateway has looked at its parts."""
+    looked, look = asyncio.Event(), Health.look
 
     async def watched(self):
         await look(self)
         looked.set()
 
-    monkeypatch.setattr(memory.Store, "ping", away)
     monkeypatch.setattr(Health, "look", watched)
+    return looked
+
+
+async def test_a_gateway_whose_backend_is_away_is_alive_but_not_ready(looked, gateway, monkeypatch):
+    async def away(self, *, timeout=None):
+        raise BackendUnavailable("The backend is away.")
+
+    monkeypatch.setattr(onnx.Backend, "ping", away)
+    looked.clear()
+    await asyncio.wait_for(looked.wait(), 10)
+    assert await serving_services(gateway) == {f"{GATEWAY}/{name}" for name in ("ListItems", "GetItem", "DeleteItem")}
+    status, text = await asyncio.to_thread(fetch, gateway, "/readyz")
+    assert (status, json.loads(text)) == (503, {"backend": False, "store": True})
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("The store is away."), ValueError("a fault of the store's own")])
+async def test_a_gateway_whose_store_is_away_embeds_and_does_not_search(looked, gateway, monkeypatch, error):
+    async def away(self, *, timeout=None):
+        raise error
+
+    monkeypatch.setattr(memory.Store, "ping", away)
+    looked.clear()
     await asyncio.wait_for(looked.wait(), 10)
     status, text = await asyncio.to_thread(fetch, gateway, "/readyz")
-    assert (status, json.loads(text)) == (503, {"backend": True, "store": False})
-    async with grpc.aio.insecure_channel(gateway.address) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
-        alive = await stub.Check(health_pb2.HealthCheckRequest(service="liveness"))
-        ready = await stub.Check(health_pb2.HealthCheckRequest(service="readiness"))
-    assert alive.status == health_pb2.HealthCheckResponse.SERVING
-    assert ready.status == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert (status, json.loads(text)) == (200, {"backend": True, "store": False})
+    methods = {f"{GATEWAY}/{name}" for name in ("EmbedItems", "AssignClusters")}
+    assert await serving_services(gateway) == {"", "readiness", GATEWAY} | methods
 
 
 async def test_a_caller_without_stubs_finds_its_way_by_reflection(gateway, digits):

@@ -1,0 +1,82 @@
+"""Calls to a part that does not answer fail at once, until it is seen to answer again."""
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar, cast
+
+from roost.errors import BackendUnavailable, RoostError, StoreUnavailable
+
+T = TypeVar("T")
+
+FAILURES = 2
+"""In a row, by calls or by looks, that open a breaker: one may be chance."""
+RETRY_SECONDS = 2.0
+"""What refused callers are told; a part is looked at as often."""
+STORE_CALLS = ("upsert", "delete", "get", "search", "scroll", "count", "count_clusters")
+BACKEND_CALLS = ("embed",)
+
+
+class Breaker:
+    """Counts failures of one part.
+
+    Args:
+        part: What it is called.
+        error: What calls are refused with.
+        observe: Told whether it is open, now and whenever that changes.
+    """
+
+    def __init__(self, part: str, error: type[RoostError], *, observe: Callable[[bool], None]) -> None:
+        self.open = False
+        self._part, self._error, self._observe = part, error, observe
+        self._failures = 0
+        observe(False)
+
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """A call to the part: refused while the breaker is open, and counted.
+
+        Raises:
+            RoostError: The breaker's, while it is open.
+        """
+        if self.open:
+            raise self._error(
+                f"The {self._part} does not answer, and is asked every {RETRY_SECONDS:g} s whether it is back. "
+                "Try again then.",
+                retry_after_seconds=RETRY_SECONDS,
+            )
+        try:
+            yield
+        except (BackendUnavailable, StoreUnavailable):
+            self.saw(up=False)
+            raise
+        else:
+            self._failures = 0
+
+    def saw(self, *, up: bool) -> None:
+        """The part was seen to answer, or not to."""
+        self._failures = 0 if up else self._failures + 1
+        now_open = self._failures >= FAILURES or (self.open and not up)
+        if now_open is not self.open:
+            self.open = now_open
+            self._observe(now_open)
+
+
+def guarded(part: T, breaker: Breaker, calls: Collection[str]) -> T:
+    """The part, some of whose coroutine methods go through a breaker."""
+    return cast(T, _Guarded(part, breaker, calls))
+
+
+class _Guarded:
+    def __init__(self, part: object, breaker: Breaker, calls: Collection[str]) -> None:
+        self._part, self._breaker, self._calls = part, breaker, calls
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._part, name)
+        if name not in self._calls:
+            return found
+
+        async def call(*args: Any, **named: Any) -> Any:
+            with self._breaker.guard():
+                return await found(*args, **named)
+
+        return call
