@@ -1,5 +1,6 @@
 """How a client reaches a gateway."""
 
+import json
 import os
 import re
 from dataclasses import dataclass
@@ -10,14 +11,39 @@ import grpc
 
 import roost
 from roost.errors import BadSettings
+from roost.v1 import gateway_pb2 as pb
 
 DEFAULT_MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 DEFAULT_IN_FLIGHT = 64
+SERVICE = pb.DESCRIPTOR.services_by_name["GatewayService"].full_name
 KEY_FILE = "ROOST_API_KEY_FILE"
 """The variable that names the file of a client's API key."""
 TLS_VARIABLES = ("AUTHORITY", "CERTIFICATE", "KEY")
 SYSTEM = "system"
 CALLS_IN_FLIGHT = 4  # of one `embed` or `assign`, so that every core of the gateway has work
+SAFE = ("EmbedItems", "AssignClusters", "SearchItems", "ListItems", "GetItem", "ListModels", "ListClusters")
+"""Methods that change nothing, so that gRPC may send them again."""
+SERVICE_CONFIG: dict[str, Any] = {
+    "methodConfig": [
+        {
+            "name": [{"service": SERVICE, "method": method} for method in SAFE],
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "2s",
+                "backoffMultiplier": 2,
+                # A gateway says by a trailer when it wants to be asked again, or that it never will take the call.
+                "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
+            },
+        }
+    ],
+    # Each failure costs one of ten tokens, each success gives a tenth back; under five, nothing is sent twice, so that
+    # an outage meets no storm.
+    "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
+    # Where an address stands for several gateways, each gets its share.
+    "loadBalancingConfig": [{"round_robin": {}}],
+}
+"""How gRPC itself behaves on every channel (https://grpc.io/docs/guides/service-config/, gRFC A6)."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +111,8 @@ def options(max_message_bytes: int) -> list[tuple[str, Any]]:
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.primary_user_agent", f"roost/{roost.__version__}"),
+        ("grpc.enable_retries", 1),
+        ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
         # A gateway that restarts is back in seconds; gRPC's own pauses grow to two minutes.
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.max_reconnect_backoff_ms", 5_000),
