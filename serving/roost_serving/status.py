@@ -31,7 +31,11 @@ def of(error: RoostError) -> status_pb2.Status:
 
 
 def pushback(error: RoostError) -> tuple[tuple[str, str], ...]:
-    """The trailer that tells a client's retries when to come again, or that the same call will never be taken."""
-    if retry := error.facts.get("retry_after_seconds"):
-        return ((PUSHBACK, str(round(float(retry) * 1000))),)
-    return ((PUSHBACK, "-1"),) if error.code == "RESOURCE_EXHAUSTED" else ()
+    """The trailer that tells a client's retries when to come again, or not to.
+
+    They are not to where the same call will never be taken, nor where a breaker is open, of which callers must know.
+    """
+    retry = error.facts.get("retry_after_seconds")
+    if error.code == "RESOURCE_EXHAUSTED":
+        return ((PUSHBACK, str(round(float(retry) * 1000)) if retry else "-1"),)
+    return ((PUSHBACK, "-1"),) if retry else ()

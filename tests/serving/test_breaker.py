@@ -6,6 +6,7 @@ import time
 import grpc
 import pytest
 
+from roost.client import AsyncClient
 from roost.errors import BackendUnavailable, StoreUnavailable
 from roost.v1 import gateway_pb2 as pb
 from roost_serving.breaker import Breaker, guarded
@@ -96,6 +97,9 @@ async def test_with_a_store_that_hangs_embeddings_go_on_and_searches_fail_at_onc
         assert set(codes) <= {"DEADLINE_EXCEEDED", "UNAVAILABLE"}
         begun = time.monotonic()
         assert await status_of(stub.SearchItems(search, timeout=30)) == "UNAVAILABLE"
+        async with AsyncClient(gateway.address) as client:  # which sends nothing again
+            with pytest.raises(StoreUnavailable):
+                await client.search(digits[0], model="digits")
         assert time.monotonic() - begun < 1
         embed = pb.EmbedItemsRequest(model="digits", items=[pb.Item(image=digits[0])])
         assert all([(await stub.EmbedItems(embed)).results for _ in range(20)])
