@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-BATCH = 128
+BATCH = lightly_recipes.BATCH
 WORKERS = 2
 TICKS = os.sysconf("SC_CLK_TCK")
 
