@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
 from roost.errors import BadRequest, RoostError, Unexpected
-from roost_serving import callers, status
+from roost_serving import callers, logs, status
 from roost_serving.access import Access
 from roost_serving.metrics import Metrics
 
@@ -115,8 +115,11 @@ class Call:
         self._metrics.started.labels(*self._labels).inc()
         begun = time.monotonic()
         code, caller = "OK", UNKNOWN
+        metadata = tuple(context.invocation_metadata() or ())
+        named = ((logs.REQUEST_ID, logs.begin(metadata)),)
+        context.set_trailing_metadata(named)
         try:
-            who = self._access.caller(self._method, context.invocation_metadata() or ())
+            who = self._access.caller(self._method, metadata)
             callers.begin(who)
             caller = who.name
             yield
@@ -124,7 +127,7 @@ class Call:
         except RoostError as error:
             code = error.code
             self._metrics.failed(error)
-            await self._abort(context, error)
+            await self._abort(context, error, named)
         except (asyncio.CancelledError, GeneratorExit):
             left = context.time_remaining()
             code = "CANCELLED" if left is None or left > 0 else "DEADLINE_EXCEEDED"
@@ -135,16 +138,17 @@ class Call:
         except Exception as error:  # the one place that may: its text must not reach the caller
             code = Unexpected.code
             log.exception("%s failed", "/".join(self._labels[1:]), exc_info=error)
-            await self._abort(context, Unexpected("The gateway failed. Its log says why."))
+            await self._abort(context, Unexpected("The gateway failed. Its log says why."), named)
         finally:
             self._metrics.handled.labels(*self._labels, code).inc()
             self._metrics.ended(caller, code)
+            log.debug("%s ended with %s after %.1f ms", self._method, code, 1000 * (time.monotonic() - begun))
             self._metrics.handling.labels(*self._labels).observe(time.monotonic() - begun)
 
     @staticmethod
-    async def _abort(context: Context, error: RoostError) -> NoReturn:
+    async def _abort(context: Context, error: RoostError, named: tuple[tuple[str, str], ...]) -> NoReturn:
         answer = rpc_status.to_status(status.of(error))
-        await context.abort(answer.code, answer.details, (*answer.trailing_metadata, *status.pushback(error)))
+        await context.abort(answer.code, answer.details, (*answer.trailing_metadata, *status.pushback(error), *named))
         raise AssertionError("abort always raises")
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from grpc_reflection.v1alpha import reflection
 
 from roost.errors import BackendUnavailable, BadSettings, StoreUnavailable
 from roost.v1 import gateway_pb2_grpc
-from roost_serving import backends, http, stores
+from roost_serving import backends, http, logs, stores
 from roost_serving.access import Access
 from roost_serving.admission import Load
 from roost_serving.breaker import BACKEND_CALLS, STORE_CALLS, Breaker, guarded
@@ -60,9 +59,7 @@ def run(settings: ServeSettings, *, on_ready: Callable[[Running], None] | None =
         BadSettings: An address that cannot be listened on, or a keys file that cannot be read.
         UnknownPlugin: The backend or store does not exist.
     """
-    logging.basicConfig(
-        level=settings.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logs.configure(settings.log_level, settings.log_format)
 
     async def main() -> None:
         stop = asyncio.Event()

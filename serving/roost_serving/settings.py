@@ -47,6 +47,7 @@ class ServeSettings(Settings):
         0.0, description="Wait between saying NOT_SERVING and closing, so that load balancers notice."
     )
     grace_seconds: NonNegativeFloat = Field(10.0, description="How long running calls may take to end at shutdown.")
+    log_format: Literal["text", "json"] = Field("text", description="How events are logged, one a line: text or json.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severity logged.")
 
     @model_validator(mode="after")

@@ -2,10 +2,11 @@
 
 import argparse
 import asyncio
-import logging
+import os
 import sys
 from pathlib import Path
 
+from roost_serving import logs
 from roost_serving.edge.indexing import INDEX_BYTES
 from roost_serving.edge.server import serve
 
@@ -23,7 +24,7 @@ def main() -> None:
         help="bytes of vectors past which an HNSW graph is built (default: %(default)s)",
     )
     arguments = parser.parse_args()
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    logs.configure("info", "json" if os.environ.get(logs.VARIABLE) == "json" else "text")
     serving = serve(arguments.folder, address=arguments.listen, index_bytes=arguments.index_bytes, announce=_announce)
     asyncio.run(serving)
 

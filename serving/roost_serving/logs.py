@@ -1,0 +1,71 @@
+"""What the gateway logs: one event a line, as text or as JSON, with the call that it belongs to."""
+
+import json
+import logging
+import os
+import re
+import sys
+import time
+import uuid
+from collections.abc import Iterable
+from contextvars import ContextVar
+from typing import Literal
+
+from roost_serving import callers
+
+Format = Literal["text", "json"]
+
+REQUEST_ID = "x-request-id"
+"""Metadata by which a caller names its call, and by which the answer's trailer tells the name."""
+VARIABLE = "ROOST_SERVE_LOG_FORMAT"
+"""Tells processes that the gateway starts how to log."""
+
+_request: ContextVar[str] = ContextVar("request", default="")
+
+
+def begin(metadata: Iterable[tuple[str, str | bytes]]) -> str:
+    """Name the call under way as its caller does, or anew where it does not, or not in 1 to 64 plain characters."""
+    given = next((value for name, value in metadata if name == REQUEST_ID), "")
+    known = isinstance(given, str) and re.fullmatch(r"[A-Za-z0-9._:/+=@-]{1,64}", given)
+    name = given if isinstance(given, str) and known else uuid.uuid4().hex
+    _request.set(name)
+    return name
+
+
+def configure(level: str, form: Format) -> None:
+    """Log to stderr, from this process and from those that it starts."""
+    os.environ[VARIABLE] = form
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Json() if form == "json" else Text())
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+
+
+class Text(logging.Formatter):
+    """For a person."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, and the traceback of an error below it."""
+        request = _request.get()
+        return super().format(record) + (f" [request {request}, {callers.current().name}]" if request else "")
+
+
+class Json(logging.Formatter):
+    """For a program: an object a line, whatever the message holds."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """`time`, `level`, `logger`, `message`; in a call `request` and `caller`; of an error its `traceback`."""
+        whole, milliseconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)), int(record.msecs)
+        event = {
+            "time": f"{whole}.{milliseconds:03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if request := _request.get():
+            event |= {"request": request, "caller": callers.current().name}
+        if record.exc_info:
+            event["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(event, ensure_ascii=False)
