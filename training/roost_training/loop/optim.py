@@ -1,5 +1,6 @@
 """Optimisers, and the learning rate that suits a batch."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
@@ -40,18 +41,14 @@ def build(
         weight_decay: Decoupled for AdamW, part of the gradient for the others.
         constant: Names of the module's children whose groups say `constant`: their rate does not fall.
     """
-    groups: list[dict[str, Any]] = []
-    for is_constant in (False, True):
-        parameters = [
-            parameter
-            for path, parameter in module.named_parameters()
-            if parameter.requires_grad and (path.split(".")[0] in constant) is is_constant
-        ]
-        for matrices in (True, False):
-            chosen = [parameter for parameter in parameters if (parameter.ndim > 1) is matrices]
-            decay = weight_decay if matrices else 0.0
-            groups.append({"params": chosen, "weight_decay": decay, "constant": is_constant, "adapt": matrices})
-    groups = [group for group in groups if group["params"]]
+    found: dict[tuple[bool, bool], list[nn.Parameter]] = defaultdict(list)
+    for path, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            found[path.partition(".")[0] in constant, parameter.ndim > 1].append(parameter)
+    groups = [
+        {"params": chosen, "weight_decay": weight_decay * matrices, "constant": is_constant, "adapt": matrices}
+        for (is_constant, matrices), chosen in sorted(found.items(), key=lambda group: (group[0][0], not group[0][1]))
+    ]
     if name == "adamw":
         return AdamW(groups, lr=learning_rate)
     if name == "sgd":

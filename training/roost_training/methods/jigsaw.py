@@ -31,7 +31,8 @@ class Config(methods.Config):
     """Orders to tell from each other."""
     view_scale: Annotated[float, Field(ge=1, le=8)] = 2.0  # the paper: 225 pixels cut up, into pieces of 64
     """Side of what is cut up, in sides of the image that the encoder is trained for: 1 cuts as large as it is served,
-    more keeps enough pixels where images are small. A map of one place trains but the centres of 3x3 kernels."""
+    more keeps enough pixels where images are small: of pieces so small that the last map has one place, 3x3 kernels
+    learn their centres alone."""
     piece: Annotated[float, Field(gt=0, le=1)] = 64 / 75
     """Side of a piece as a share of its cell's; the rest is where it may lie."""
     grey: Probability = 0.3

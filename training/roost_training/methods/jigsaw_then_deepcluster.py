@@ -36,15 +36,20 @@ class Method(deepcluster.Method):
         self.register_buffer("done", torch.tensor(0.0))
         self.register_buffer("began", torch.tensor(-1))  # the first epoch of clustering
 
+    @property
+    def clusters_now(self) -> bool:
+        """Whether puzzles have given way to clusters."""
+        return bool(self.began >= 0)
+
     def views(self, base: Recipe, size: int) -> list[View]:
         """The view that is cut up, or once clustering has begun, the one whose cluster is told."""
-        return [View(base, round(self.view_scale * size))] if self.began < 0 else super().views(base, size)
+        return super().views(base, size) if self.clusters_now else [View(base, round(self.view_scale * size))]
 
     def before_epoch(self, epoch: int, embed: Callable[[], Tensor]) -> Iterable[nn.Parameter]:
         """Begin to cluster where it is time, and go on with it from then."""
-        if self.began < 0 and self.done >= self.share:
+        if not self.clusters_now and self.done >= self.share:
             self.began.fill_(epoch)
-        return () if self.began < 0 else super().before_epoch(epoch - int(self.began), embed)
+        return super().before_epoch(epoch - int(self.began), embed) if self.clusters_now else ()
 
     def after_step(self, progress: float) -> None:
         """Take note of how much is done."""
@@ -52,8 +57,8 @@ class Method(deepcluster.Method):
 
     def forward(self, views: Sequence[Tensor], indices: Tensor) -> dict[str, Tensor]:
         """The loss of puzzles or of clusters, over one view of the images at `indices`, int64 (batch,)."""
-        return self.puzzle.play(self.encoder, views[0]) if self.began < 0 else super().forward(views, indices)
+        return super().forward(views, indices) if self.clusters_now else self.puzzle.play(self.encoder, views[0])
 
     def pictures(self, views: Sequence[Tensor]) -> dict[str, Tensor]:
         """The puzzles as the encoder sees them and as it solves them, as long as it does."""
-        return self.puzzle.draw(self.encoder, views[0]) if self.began < 0 else super().pictures(views)
+        return super().pictures(views) if self.clusters_now else self.puzzle.draw(self.encoder, views[0])

@@ -27,7 +27,8 @@ class Config(methods.Config):
 
     view_scale: Annotated[float, Field(ge=1, le=8)] = 2.0
     """Side of what is cut up, in sides of the image that the encoder is trained for: 1 cuts as large as it is served,
-    more keeps enough pixels where images are small. A map of one place trains but the centres of 3x3 kernels."""
+    more keeps enough pixels where images are small: of pieces so small that the last map has one place, 3x3 kernels
+    learn their centres alone."""
     patch: Annotated[float, Field(gt=0, le=1)] = 2 / 3
     """Side of a patch as a share of its cell's: 96 pixels and gaps of 48 in the paper, where patches move by at most 7
     pixels; here they move through all of the gap."""
