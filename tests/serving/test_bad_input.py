@@ -174,6 +174,18 @@ async def test_bad_input_gets_its_status_and_the_next_call_is_answered(stub, dig
     assert len(good.results) == 1
 
 
+@pytest.mark.parametrize("poison", [b"", b"no image", half("JPEG"), half("PNG"), encoded(Image.new("1", (8000, 8000)))])
+async def test_of_many_calls_at_once_only_the_bad_one_fails(stub, digits, poison):
+    images = [*digits[:16], poison, *digits[16:31]]
+    calls = [stub.EmbedItems(pb.EmbedItemsRequest(model="digits", items=[pb.Item(image=image)])) for image in images]
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    failed = [place for place, answer in enumerate(answers) if isinstance(answer, grpc.RpcError)]
+    assert failed == [16]
+    alone = await stub.EmbedItems(pb.EmbedItemsRequest(model="digits", items=[pb.Item(image=i) for i in digits[:31]]))
+    good = [answer.results[0].vector.values for answer in answers if not isinstance(answer, grpc.RpcError)]
+    assert good == [result.vector.values for result in alone.results]
+
+
 async def test_a_message_that_cannot_be_parsed_is_a_bad_request(gateway):
     async with grpc.aio.insecure_channel(gateway.address) as channel:
         call = channel.unary_unary("/roost.v1.GatewayService/EmbedItems")
