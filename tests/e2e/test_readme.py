@@ -11,14 +11,17 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "README.md").read_text()
 BLOCKS = "\n".join(re.findall(r"```sh\n(.*?)```", TEXT, flags=re.DOTALL))
-COMMANDS = [line for line in BLOCKS.splitlines() if line.startswith("roost ")]
+COMMANDS = re.findall(r"^(?:[A-Z_]+=\S+ )*(roost [^>\n]+)", BLOCKS, flags=re.MULTILINE)
+GROUPS = ("config", "items", "keys")
+"""Commands of several words."""
 TARGETS = re.findall(r"^make (\w+)", BLOCKS, flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_a_command_of_the_readme_exists_with_its_flags(line, roost):
-    _, name, *words = shlex.split(line)
-    flags = set(re.findall(r"--[a-z-]+", roost(name, "--help").stdout))
+    _, *words = shlex.split(line, comments=True)
+    name = words[: 2 if words[0] in GROUPS else 1]
+    flags = set(re.findall(r"--[a-z-]+", roost(*name, "--help").stdout))
     assert {word for word in words if word.startswith("--")} <= flags
 
 
