@@ -94,8 +94,8 @@ class Admission:
 
         Raises:
             TooLarge: More than may ever be held.
-            RateLimited: The caller has spent its rate.
             Overloaded: More than may be held now.
+            RateLimited: The caller has spent its rate.
         """
         caller = callers.current()
         limit = self._limit_of(caller)
@@ -108,7 +108,6 @@ class Admission:
                 limit=limit.images,
                 limit_bytes=limit.bytes,
             )
-        self._spend(caller, load)
         held = self._own[caller.name]
         if not (held + load).fits(limit):
             raise Overloaded(
@@ -126,6 +125,7 @@ class Admission:
                 limit=self.limit.images,
                 retry_after_seconds=RETRY_AFTER_SECONDS,
             )
+        self._spend(caller, load)
         self._hold(caller, load)
         try:
             yield

@@ -90,6 +90,17 @@ def test_a_key_that_spent_its_rate_is_told_when_to_come_again(takes):
     takes(held, A, ONE)
 
 
+def test_what_is_refused_for_want_of_room_costs_a_key_nothing_of_its_rate(takes):
+    held, _ = admission(8)
+    slow = Caller("slow", Role.READ, images_per_second=4)
+    taken = takes(held, slow, Load(3, 30))
+    for _ in range(5):
+        with pytest.raises(Overloaded):
+            takes(held, slow, Load(3, 30))
+    taken.__exit__(None, None, None)
+    takes(held, slow, ONE)
+
+
 async def test_a_key_that_waited_may_send_again(takes):
     held, _ = admission(1000)
     slow = Caller("slow", Role.READ, images_per_second=100)
