@@ -95,10 +95,11 @@ class Learner:
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, BadSettings) as error:
+            reason = str(error).partition("\n")[0].rstrip(".")
             raise BadSettings(
                 f"The encoder {settings.encoder} cannot take the views that {settings.method} makes of images of "
-                f"{settings.image_size} pixels: {str(error).splitlines()[0]} Try another image_size, or another of the "
-                "method_settings that say how large its views are.",
+                f"{settings.image_size} pixels: {reason}. Try another image_size, or another of the method_settings "
+                "that say how large its views are.",
                 encoder=settings.encoder,
                 method=settings.method,
                 image_size=settings.image_size,
