@@ -108,23 +108,16 @@ class Admission:
                 limit=limit.images,
                 limit_bytes=limit.bytes,
             )
-        held = self._own[caller.name]
-        if not (held + load).fits(limit):
-            raise Overloaded(
-                f"The gateway holds {held.images} of {limit.images} images, and {held.bytes} of {limit.bytes} bytes, "
-                f"that it may hold for this caller. Try again in {RETRY_AFTER_SECONDS} s.",
-                in_flight=held.images,
-                limit=limit.images,
-                retry_after_seconds=RETRY_AFTER_SECONDS,
-            )
-        if not (self.held + load).fits(self.limit):
-            raise Overloaded(
-                f"The gateway holds {self.held.images} of {self.limit.images} images, and {self.held.bytes} of "
-                f"{self.limit.bytes} bytes. Try again in {RETRY_AFTER_SECONDS} s.",
-                in_flight=self.held.images,
-                limit=self.limit.images,
-                retry_after_seconds=RETRY_AFTER_SECONDS,
-            )
+        bounds = ((self._own[caller.name], limit, ", of what it may hold for this caller"), (self.held, self.limit, ""))
+        for held, bound, whose in bounds:
+            if not (held + load).fits(bound):
+                raise Overloaded(
+                    f"The gateway holds {held.images} of {bound.images} images, and {held.bytes} of {bound.bytes} "
+                    f"bytes{whose}. Try again in {RETRY_AFTER_SECONDS} s.",
+                    in_flight=held.images,
+                    limit=bound.images,
+                    retry_after_seconds=RETRY_AFTER_SECONDS,
+                )
         self._spend(caller, load)
         self._hold(caller, load)
         try:
