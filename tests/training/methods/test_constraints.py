@@ -42,7 +42,7 @@ def test_a_resumed_run_must_have_the_same_pairs(settings, tmp_path):
     given = settings(method="constraints", method_settings={"pairs": path}, epochs=1, val=settings().data)
     train(given, progress=Reporter())
     path.write_text(path.read_text() + "2/00.png,2/01.png,must\n")
-    with pytest.raises(BadSettings, match="other pairs than its file has now"):
+    with pytest.raises(BadSettings, match="a file that the method constraints reads said something else"):
         train(given.model_copy(update={"resume": True}), progress=Reporter())
 
 

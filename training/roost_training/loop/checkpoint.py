@@ -114,7 +114,8 @@ def _check(state: dict[str, Any], settings: TrainSettings, images: Source, learn
             )
     if state["method_fingerprint"] != learner.method.fingerprint:
         raise BadSettings(
-            f"{path} was trained with other pairs than its file has now. Bring them back, or give another --out.",
+            f"{path} was trained when a file that the method {settings.method} reads said something else. "
+            "Bring that back, or give another --out.",
             path=path,
         )
     if state["fingerprint"] != images.fingerprint:

@@ -203,11 +203,11 @@ class _Loop:
         position, settings = self.position, self.settings
         loss = self.processes.mean({"loss": self.loss.item() / position.epoch_step})
         _check_finite(loss["loss"], step=position.step)
-        self._check_weights()
         record = {"step": position.step, "epoch": position.epoch} | loss | meter.figures()
         due = self.progress >= 1 or position.low or (position.epoch + 1) % settings.evaluate_every == 0
         was_low = position.low
         if due:
+            self._check_weights()
             found = self.processes.first(self._score)
             position.figures |= found | loss
             position.low = collapse.is_low(found, settings)
