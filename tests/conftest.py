@@ -1,14 +1,20 @@
-"""What tests of several parts share: a trained run's folder, real photographs, and a real Triton server."""
+"""What tests of several parts share: a trained run's folder, real photographs, gateways, and a real Triton server."""
 
+import re
+import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
+ROOST = Path(sys.executable).with_name("roost")
+SERVES = re.compile(r"serving (?P<models>.+) on (?P<address>\S+), http on (?P<http>\S+)")
 PHOTOGRAPHS = ("astronaut.png", "brick.png", "camera.png", "chelsea.png", "coffee.png", "grass.png", "rocket.jpg")
 
 
@@ -70,6 +76,49 @@ def triton_repository(run, tmp_path_factory) -> Path:
     repository = tmp_path_factory.mktemp("triton") / "repository"
     export(run, repository=repository, backend="python", max_batch=8)
     return repository
+
+
+@dataclass
+class Gateway:
+    """A gateway in a process of its own."""
+
+    process: subprocess.Popen[str]
+    address: str
+    http_address: str
+
+    def fetch(self, path: str) -> str:
+        with urllib.request.urlopen(f"http://{self.http_address}{path}", timeout=10) as answer:
+            return answer.read().decode()
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=30)
+
+
+@contextmanager
+def gateway_process(*arguments: str, roost: Path = ROOST) -> Iterator[Gateway]:
+    """`roost serve` on free ports, from its first answer until it is told to stop."""
+    command = [roost, "serve", "--port", "0", "--http-port", "0", "--grace-seconds", "2", *arguments]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    said = []
+    try:
+        for line in process.stderr:
+            said.append(line)
+            if found := SERVES.search(line):
+                yield Gateway(process, found["address"], found["http"])
+                break
+        else:
+            pytest.fail("the gateway ended before it served:\n" + "".join(said))
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+@pytest.fixture(scope="session")
+def serve():
+    """Starts a gateway in a process of its own."""
+    return gateway_process
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ def build() -> typer.Typer:
     app.command(
         rich_help_panel="Online: a model to answers", cls=settings_command("roost_serving.settings", "ServeSettings")
     )(serve.serve)
-    for command in (index.index, query.search, query.embed, query.models, query.clusters):
+    for command in (index.index, query.search, query.embed, query.models, query.clusters, query.reload):
         app.command(rich_help_panel="Online: a model to answers")(command)
     stored = typer.Typer(help="Stored items: list, get, delete.", **plain)
     for command in (items.list_, items.get, items.delete):

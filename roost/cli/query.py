@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from roost.client import Neighbours
 
 SHOWN_VALUES = 4
+RELOAD_SECONDS = 120.0  # loading a large model takes its time
 
 
 def search(
@@ -138,6 +139,31 @@ def models(*, gateway: Gateway = DEFAULT_TARGET, json: Json = False) -> None:
             for m in served
         ],
     )
+
+
+def reload(*, gateway: Gateway = DEFAULT_TARGET, timeout: Timeout = RELOAD_SECONDS, json: Json = False) -> None:
+    """Have the gateway serve what its model repository holds now: new versions, and clusters that were fitted since.
+
+    It looks by itself every few seconds; this says what came of it. The exit code is 3 where a version was refused;
+    the gateway goes on with what it had.
+
+    Example: roost reload
+    """
+    from roost.client import Client
+
+    with Client(gateway, timeout=timeout) as client:
+        done = client.reload()
+    if json:
+        emit(done)
+    else:
+        rows = [(what, reference) for what in ("added", "changed", "dropped") for reference in getattr(done, what)]
+        table(["what", "model"], rows)
+    for reference, error in done.refused.items():
+        say_failed(reference, error)
+    if done.refused:
+        raise typer.Exit(PARTLY_FAILED)
+    if not (done.added or done.changed or done.dropped):
+        say("Nothing is new.")
 
 
 def clusters(*, model: Model = "", gateway: Gateway = DEFAULT_TARGET, json: Json = False) -> None:

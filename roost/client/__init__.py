@@ -11,6 +11,7 @@ from roost.client.answers import (
     Neighbours,
     Outcome,
     Range,
+    Reloaded,
     StoredItem,
 )
 from roost.client.channel import Tls
@@ -28,6 +29,7 @@ __all__ = [
     "Neighbours",
     "Outcome",
     "Range",
+    "Reloaded",
     "StoredItem",
     "Tls",
 ]

@@ -12,7 +12,7 @@ import numpy as np
 
 from roost.address import DEFAULT_TARGET, DEFAULT_TIMEOUT
 from roost.client import batches, requests, responses, status
-from roost.client.answers import Cluster, Filter, Image, Item, Model, Neighbours, Outcome, StoredItem
+from roost.client.answers import Cluster, Filter, Image, Item, Model, Neighbours, Outcome, Reloaded, StoredItem
 from roost.client.channel import (
     CALLS_IN_FLIGHT,
     DEFAULT_IN_FLIGHT,
@@ -198,6 +198,10 @@ class AsyncClient:
         pages = self._pages("ListClusters", pb.ListClustersRequest(model=model))
         return [responses.to_cluster(cluster) async for page in pages for cluster in page.clusters]
 
+    async def reload(self) -> Reloaded:
+        """Have the gateway look for new model versions now; for keys of the role `admin`."""
+        return responses.to_reloaded(await self._call("ReloadModels", pb.ReloadModelsRequest()))
+
     async def _pages(self, method: str, request: Any) -> AsyncIterator[Any]:
         while True:
             page = await self._call(method, request)
@@ -207,12 +211,16 @@ class AsyncClient:
             request.page_token = page.next_page_token
 
     async def _together(self, method: str, calls: Iterator[tuple[T, Any]]) -> AsyncIterator[tuple[T, Any]]:
-        """Make several calls at a time, each a pair of anything and a request or None; the answers come in order."""
+        """Make several calls at a time, each a pair of anything and a request or None; see `Client._together`."""
         waiting: deque[tuple[T, asyncio.Task[Any]]] = deque()
+        first = None
         try:
             async for thing, request in _in_thread(calls):
-                if len(waiting) == CALLS_IN_FLIGHT:
-                    yield waiting[0][0], await waiting.popleft()[1]
+                if len(waiting) == (CALLS_IN_FLIGHT if first else 1):
+                    answer = await waiting[0][1]
+                    first = first or answer
+                    yield waiting.popleft()[0], answer
+                batches.pin(request, first)
                 waiting.append((thing, asyncio.create_task(self._call(method, request))))
             while waiting:
                 yield waiting[0][0], await waiting.popleft()[1]

@@ -131,6 +131,20 @@ class Model:
 
 
 @dataclass(frozen=True)
+class Reloaded:
+    """What a look at the model repository changed; each model version as `name@version`."""
+
+    added: list[str]
+    """New ones; the newest of a name is what the name alone means from now on."""
+    changed: list[str]
+    """Have clusters, and had none."""
+    dropped: list[str]
+    """Gone from the repository, and no longer served."""
+    refused: dict[str, RoostError]
+    """Cannot be served as they are, and why; what was served before goes on."""
+
+
+@dataclass(frozen=True)
 class Cluster:
     """One of a model's clusters."""
 

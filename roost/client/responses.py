@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 from google.protobuf import json_format
 
-from roost.client.answers import Cluster, Hit, Model, Neighbours, Outcome, StoredItem
+from roost.client.answers import Cluster, Hit, Model, Neighbours, Outcome, Reloaded, StoredItem
 from roost.client.status import from_item
 from roost.clusters import Placement
 from roost.errors import RoostError
@@ -79,6 +79,12 @@ def to_model(model: pb.Model) -> Model:
         items=model.items,
         quality=dict(model.quality),
     )
+
+
+def to_reloaded(answer: pb.ReloadModelsResponse) -> Reloaded:
+    """What a look at the repository changed."""
+    refused = {each.model: from_item(each.error) for each in answer.refused}
+    return Reloaded(list(answer.added), list(answer.changed), list(answer.dropped), refused)
 
 
 def to_cluster(cluster: pb.Cluster) -> Cluster:

@@ -14,7 +14,7 @@ import numpy as np
 
 from roost.address import DEFAULT_TARGET, DEFAULT_TIMEOUT
 from roost.client import batches, requests, responses, status
-from roost.client.answers import Cluster, Filter, Image, Item, Model, Neighbours, Outcome, StoredItem
+from roost.client.answers import Cluster, Filter, Image, Item, Model, Neighbours, Outcome, Reloaded, StoredItem
 from roost.client.channel import (
     CALLS_IN_FLIGHT,
     DEFAULT_IN_FLIGHT,
@@ -247,6 +247,10 @@ class Client:
         pages = self._pages("ListClusters", pb.ListClustersRequest(model=model))
         return [responses.to_cluster(cluster) for page in pages for cluster in page.clusters]
 
+    def reload(self) -> Reloaded:
+        """Have the gateway look for new model versions now; for keys of the role `admin`."""
+        return responses.to_reloaded(self._call("ReloadModels", pb.ReloadModelsRequest()))
+
     def _pages(self, method: str, request: Any) -> Iterator[Any]:
         while True:
             page = self._call(method, request)
@@ -256,12 +260,19 @@ class Client:
             request.page_token = page.next_page_token
 
     def _together(self, method: str, calls: Iterable[tuple[T, Any]]) -> Iterator[tuple[T, Any]]:
-        """Make several calls at a time, each a pair of anything and a request or None; the answers come in order."""
+        """Make several calls at a time, each a pair of anything and a request or None; the answers come in order.
+
+        The first goes alone, and tells which model version all of them ask: a name may change its meaning meanwhile.
+        """
         waiting: deque[tuple[T, Any]] = deque()
+        first = None
         try:
             for thing, request in calls:
-                if len(waiting) == CALLS_IN_FLIGHT:
-                    yield waiting[0][0], self._result(waiting.popleft()[1])
+                if len(waiting) == (CALLS_IN_FLIGHT if first else 1):
+                    answer = self._result(waiting[0][1])
+                    first = first or answer
+                    yield waiting.popleft()[0], answer
+                batches.pin(request, first)
                 begin = partial(getattr(self._stub, method).future, timeout=self._timeout, metadata=self._metadata)
                 waiting.append((thing, request and begin(request)))
             while waiting:

@@ -340,3 +340,27 @@ class Cluster(_message.Message):
     medoid_id: str
     centroid: Vector
     def __init__(self, cluster: _Optional[int] = ..., fitted_images: _Optional[int] = ..., items: _Optional[int] = ..., median_distance: _Optional[float] = ..., anomaly_distance: _Optional[float] = ..., medoid_id: _Optional[str] = ..., centroid: _Optional[_Union[Vector, _Mapping]] = ...) -> None: ...
+
+class ReloadModelsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ReloadModelsResponse(_message.Message):
+    __slots__ = ("added", "changed", "dropped", "refused")
+    ADDED_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    added: _containers.RepeatedScalarFieldContainer[str]
+    changed: _containers.RepeatedScalarFieldContainer[str]
+    dropped: _containers.RepeatedScalarFieldContainer[str]
+    refused: _containers.RepeatedCompositeFieldContainer[RefusedModel]
+    def __init__(self, added: _Optional[_Iterable[str]] = ..., changed: _Optional[_Iterable[str]] = ..., dropped: _Optional[_Iterable[str]] = ..., refused: _Optional[_Iterable[_Union[RefusedModel, _Mapping]]] = ...) -> None: ...
+
+class RefusedModel(_message.Message):
+    __slots__ = ("model", "error")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    error: _status_pb2.Status
+    def __init__(self, model: _Optional[str] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...

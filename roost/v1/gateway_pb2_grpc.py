@@ -83,6 +83,11 @@ class GatewayServiceStub:
                 request_serializer=roost_dot_v1_dot_gateway__pb2.ListClustersRequest.SerializeToString,
                 response_deserializer=roost_dot_v1_dot_gateway__pb2.ListClustersResponse.FromString,
                 _registered_method=True)
+        self.ReloadModels = channel.unary_unary(
+                '/roost.v1.GatewayService/ReloadModels',
+                request_serializer=roost_dot_v1_dot_gateway__pb2.ReloadModelsRequest.SerializeToString,
+                response_deserializer=roost_dot_v1_dot_gateway__pb2.ReloadModelsResponse.FromString,
+                _registered_method=True)
 
 
 class GatewayServiceServicer:
@@ -156,6 +161,13 @@ class GatewayServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReloadModels(self, request, context):
+        """Looks for new model versions in the repository at once, and serves them. For administrators.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GatewayServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -203,6 +215,11 @@ def add_GatewayServiceServicer_to_server(servicer, server):
                     servicer.ListClusters,
                     request_deserializer=roost_dot_v1_dot_gateway__pb2.ListClustersRequest.FromString,
                     response_serializer=roost_dot_v1_dot_gateway__pb2.ListClustersResponse.SerializeToString,
+            ),
+            'ReloadModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReloadModels,
+                    request_deserializer=roost_dot_v1_dot_gateway__pb2.ReloadModelsRequest.FromString,
+                    response_serializer=roost_dot_v1_dot_gateway__pb2.ReloadModelsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -452,6 +469,33 @@ class GatewayService:
             '/roost.v1.GatewayService/ListClusters',
             roost_dot_v1_dot_gateway__pb2.ListClustersRequest.SerializeToString,
             roost_dot_v1_dot_gateway__pb2.ListClustersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReloadModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/roost.v1.GatewayService/ReloadModels',
+            roost_dot_v1_dot_gateway__pb2.ReloadModelsRequest.SerializeToString,
+            roost_dot_v1_dot_gateway__pb2.ReloadModelsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -20,6 +20,7 @@ ROLES = {
     f"/{SERVICE}/ListClusters": Role.READ,
     f"/{SERVICE}/IngestItems": Role.WRITE,
     f"/{SERVICE}/DeleteItem": Role.WRITE,
+    f"/{SERVICE}/ReloadModels": Role.ADMIN,
     f"/{reflection.SERVICE_NAME}/ServerReflectionInfo": Role.READ,
     f"/{health.SERVICE_NAME}/Check": Role.READ,
     f"/{health.SERVICE_NAME}/Watch": Role.READ,

@@ -67,16 +67,29 @@ class Metrics:
             "roost_model_info", "Served model versions; always 1.", ("model", "version", "method", "encoder", "dim"),
             registry=registry,
         )  # fmt: skip
+        self.reloads = Counter(
+            "roost_model_reloads_total", "Model versions added, changed or dropped while serving.", registry=registry
+        )
+        self.unserved = Gauge(
+            "roost_models_refused", "Versions in the repository that are not served as they are.", registry=registry
+        )
         Info("roost_build", "This build of Roost.", registry=registry).info({"version": roost.__version__})
 
     def serve_model(self, manifest: Manifest) -> None:
         """Say that a model version is served, and begin its series at zero."""
-        self.models.labels(
-            manifest.name, str(manifest.version), manifest.method, manifest.encoder, str(manifest.dim)
-        ).set(1)
+        self.models.labels(*_described(manifest)).set(1)
         for result in ("ok", "error"):
             self.images.labels(manifest.reference, result)
         self.anomalous.labels(manifest.reference)
+
+    def drop_model(self, manifest: Manifest) -> None:
+        """Say that a model version is no longer served; what was counted for it stays."""
+        self.models.remove(*_described(manifest))
+
+    def reloaded(self, *, changed: int, refused: int) -> None:
+        """A look at the repository changed so many model versions, and left so many out."""
+        self.reloads.inc(changed)
+        self.unserved.set(refused)
 
     def stage(self, stage: str, seconds: float) -> None:
         """One stage took this long: decode, queue, infer, place, store or search."""
@@ -109,3 +122,7 @@ class Metrics:
         """A call was answered with an error."""
         if error.reason in REFUSALS:
             self.refused.labels(error.reason).inc()
+
+
+def _described(manifest: Manifest) -> tuple[str, ...]:
+    return manifest.name, str(manifest.version), manifest.method, manifest.encoder, str(manifest.dim)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -12,13 +12,16 @@ import numpy as np
 from roost import ids
 from roost.artifact import Manifest
 from roost.clusters import Placement
-from roost.errors import BadArtifact, BadRequest, BadVector, NoClusters, RoostError, UnknownItem, UnknownModel
+from roost.errors import BadArtifact, BadRequest, BadVector, NoClusters, RoostError, UnknownItem
 from roost_serving.admission import Admission, Load
 from roost_serving.backends import Backend, Embedded
 from roost_serving.deadline import Deadline
 from roost_serving.repository import Model
+from roost_serving.served import Served
 from roost_serving.stores import Filter, Hit, Page, Payload, Point, Store
 from roost_serving.writer import Writer
+
+PING_SECONDS = 2.0
 
 
 class Observer(Protocol):
@@ -97,54 +100,49 @@ class Pipeline:
         self.store = store
         self.admission = Admission(limit, observer.holding)
         self._observer = observer
-        self._models: dict[str, Model] = {}
+        self.served = Served()
         self._writer = Writer(store, observer)
 
     async def open(self) -> None:
         """Open both ends at the same time, and a collection for every model version."""
         await asyncio.gather(self.backend.open(), self.store.open())
-        for model in self.backend.models:  # by version, so that the newest has the plain name
-            self._models[model.manifest.reference] = self._models[model.manifest.name] = model
-        for model in self.models():
-            manifest = model.manifest
-            alias = manifest.name if self._models[manifest.name] is model else None
-            await self.store.ensure(manifest.reference, dim=manifest.dim, alias=alias)
+        self.served.set(self.backend.models)
+        for model in self.served.models:
+            await self._ensure(model, newest=self.served.is_newest(model))
+
+    async def add(self, model: Model) -> None:
+        """Serve one more model version; where it is the newest of its name, the name means it from now on.
+
+        Raises:
+            BadArtifact: It cannot be loaded, or does not repeat its golden embeddings.
+            BackendUnavailable: The model server cannot be reached.
+            StoreUnavailable: The store cannot be reached.
+        """
+        await self.store.ping(timeout=PING_SECONDS)  # or all that follows would be in vain
+        await self.backend.load(model)
+        try:
+            await self._ensure(model, newest=self.served.is_newest(model))
+        except BaseException:
+            self.backend.drop(model)
+            raise
+        self.served.set([*self.served.models, model])
+
+    def replace(self, old: Model, new: Model) -> None:
+        """Place items among the clusters of `new`, which is `old` but for those, from now on."""
+        self.served.set([new if model is old else model for model in self.served.models])
+
+    async def drop(self, model: Model) -> None:
+        """Serve a model version no more; what is stored for it stays."""
+        self.served.set([each for each in self.served.models if each is not model])
+        self.backend.drop(model)
+        for heir in self.served.models:
+            if heir.manifest.name == model.manifest.name and self.served.is_newest(heir):
+                await self._ensure(heir, newest=True)
 
     async def close(self) -> None:
         """Finish writing, then let go of both ends."""
         await self._writer.close()
         await asyncio.gather(self.backend.close(), self.store.close())
-
-    def models(self) -> list[Model]:
-        """Every served model version, by name and then by version."""
-        return self.backend.models
-
-    def in_service(self, model: Model) -> bool:
-        """Whether the model's plain name means this version."""
-        return self._models[model.manifest.name] is model
-
-    def model(self, reference: str, *, sees: Callable[[str], bool] = lambda name: True) -> Model:
-        """The model version that a request means.
-
-        Args:
-            reference: As the request has it.
-            sees: Whether the caller may know of models of a name.
-
-        Raises:
-            UnknownModel: It is not served, or none was named while several are served.
-        """
-        if not reference:
-            names = {model.manifest.name for model in self.models() if sees(model.manifest.name)}
-            if len(names) > 1:
-                raise UnknownModel(f"{len(names)} models are served, so the request must name one: {_listed(names)}.")
-            reference = next(iter(names), "")
-        found = self._models.get(reference)
-        if found is None:
-            served = {model.manifest.reference for model in self.models() if sees(model.manifest.name)}
-            raise UnknownModel(
-                f"No model {reference[:128]!r} is served. There are: {_listed(served)}.", model=reference[:128]
-            )
-        return found
 
     async def embed(
         self, model: Model, items: Sequence[Item], *, timeout: float | None
@@ -284,6 +282,10 @@ class Pipeline:
         self._need_clusters(model)
         return await self.store.count_clusters(model.manifest.reference, timeout=timeout)
 
+    async def _ensure(self, model: Model, *, newest: bool) -> None:
+        manifest = model.manifest
+        await self.store.ensure(manifest.reference, dim=manifest.dim, alias=manifest.name if newest else None)
+
     async def _embed(
         self, model: Model, items: Sequence[Item], *, timeout: float | None
     ) -> list[np.ndarray | RoostError]:
@@ -372,7 +374,3 @@ def _unknown(model: Model, item_id: str) -> RoostError:
     if not item_id or len(item_id) > ids.MAX_LENGTH:
         return BadRequest(f"An id has 1 to {ids.MAX_LENGTH} characters; this one has {len(item_id)}.", field="id")
     return UnknownItem(f"{model.manifest.reference} stores no item {item_id!r}.", id=item_id)
-
-
-def _listed(names: set[str]) -> str:
-    return ", ".join(sorted(names)[:20])

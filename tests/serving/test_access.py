@@ -31,9 +31,10 @@ NEEDED = {
     "ListClusters": READ,
     "IngestItems": WRITE,
     "DeleteItem": WRITE,
+    "ReloadModels": ADMIN,
 }
 """A new method needs a row."""
-MODELLESS = ("ListModels",)
+MODELLESS = ("ListModels", "ReloadModels")
 
 
 @pytest.fixture

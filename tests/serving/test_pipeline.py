@@ -63,7 +63,9 @@ def counted(metrics: Metrics) -> tuple[float, float]:
 
 
 async def ingest(pipeline: Pipeline, image: bytes, *, timeout: float = 60, skip_existing: bool = False):
-    return await pipeline.ingest(pipeline.model("digits"), Item(image), skip_existing=skip_existing, timeout=timeout)
+    return await pipeline.ingest(
+        pipeline.served.find("digits"), Item(image), skip_existing=skip_existing, timeout=timeout
+    )
 
 
 async def test_an_item_counts_as_ok_once_it_is_stored(parts, digits):
@@ -85,7 +87,7 @@ async def test_an_item_that_could_not_be_stored_counts_as_an_error(parts, digits
 async def test_a_bad_image_of_a_call_counts_as_an_error_beside_the_good_ones(parts, digits):
     pipeline, _, metrics = parts
     items = [Item(digits[0]), Item(b"no image"), Item(digits[1])]
-    results = await pipeline.embed(pipeline.model("digits"), items, timeout=60)
+    results = await pipeline.embed(pipeline.served.find("digits"), items, timeout=60)
     assert isinstance(results[1], BadImage)
     assert counted(metrics) == (2, 1)
 
@@ -96,7 +98,7 @@ async def test_a_call_that_fails_as_a_whole_counts_all_its_images_as_errors(part
     if closed:
         await pipeline.backend.close()
     with pytest.raises((BackendUnavailable, DeadlineExceeded)):
-        await pipeline.embed(pipeline.model("digits"), [Item(digits[0])] * 3, timeout=0)
+        await pipeline.embed(pipeline.served.find("digits"), [Item(digits[0])] * 3, timeout=0)
     assert counted(metrics) == (0, 3)
 
 
@@ -106,10 +108,12 @@ async def test_each_stage_of_a_search_is_given_what_the_one_before_it_left(parts
     store.given.clear()
     item = (
         await pipeline.page(
-            pipeline.model("digits"), limit=1, start=None, filter=Filter(), with_vectors=False, timeout=None
+            pipeline.served.find("digits"), limit=1, start=None, filter=Filter(), with_vectors=False, timeout=None
         )
     ).points[0]
-    await pipeline.search(pipeline.model("digits"), item.id, limit=1, filter=Filter(), with_vectors=False, timeout=50)
+    await pipeline.search(
+        pipeline.served.find("digits"), item.id, limit=1, filter=Filter(), with_vectors=False, timeout=50
+    )
     first, second = store.given
     assert second <= first - 0.01 < 50
 

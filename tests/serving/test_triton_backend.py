@@ -12,6 +12,7 @@ import pytest
 
 from roost import artifact, preprocess
 from roost.errors import BackendUnavailable, BadArtifact, BadImage, BadSettings, DeadlineExceeded, Overloaded
+from roost_serving import repository
 from roost_serving.backends import Embedded, connect
 from roost_serving.backends import triton as triton_module
 from roost_serving.backends.triton import Backend
@@ -204,6 +205,41 @@ async def test_a_server_that_is_not_there_is_waited_for_and_then_named(triton_re
         await backend.open()
 
 
+async def test_a_new_version_is_loaded_over_the_old_one_which_never_stops(
+    start_triton, triton_repository, photographs, tmp_path
+):
+    ours = tmp_path / "repository"
+    shutil.copytree(triton_repository, ours)
+    backend = backend_of(start_triton(ours))
+    await backend.open()
+    (old,) = backend.models
+    over = asyncio.Event()
+
+    async def keep_embedding() -> int:
+        rounds = 0
+        while not over.is_set():
+            (embedded,) = await backend.embed(old.manifest, photographs[:1], timeout=30)
+            assert isinstance(embedded, Embedded)
+            rounds += 1
+        return rounds
+
+    embedding = asyncio.create_task(keep_embedding())
+    for version in (2, 3):
+        new = repository.read(copy_version(ours, version))
+        await backend.load(new)
+        (embedded,) = await backend.embed(new.manifest, photographs[:1])
+        assert isinstance(embedded, Embedded)
+    bad = repository.read(copy_version(ours, 4))
+    (bad.folder / "model.py").write_text("no python")
+    with pytest.raises(BadArtifact, match="Triton does not load small@4"):
+        await backend.load(bad)
+    await backend.ping()
+    over.set()
+    assert await embedding > 0
+    assert [model.manifest.version for model in backend.models] == [1, 2, 3]
+    await backend.close()
+
+
 async def test_a_closed_backend_says_so(triton):
     backend = backend_of(triton)
     await backend.open()
@@ -270,6 +306,14 @@ async def test_an_opening_that_is_called_off_among_the_golden_images_lets_go(tri
     with pytest.raises(asyncio.CancelledError):
         await opening
     await backend.close()
+
+
+def copy_version(ours: Path, version: int) -> Path:
+    folder = ours / "small" / str(version)
+    shutil.copytree(ours / "small" / "1", folder)
+    manifest = artifact.read(folder).model_copy(update={"version": version})
+    artifact.write(folder, manifest, files=manifest.files)
+    return folder
 
 
 def replace_text(path: Path, old: str, new: str) -> None:

@@ -34,16 +34,31 @@ class Embedded:
 class Backend(Protocol):
     """What every backend does."""
 
+    repository: Path
+    """Holds the model versions."""
     models: list[Model]
-    """The model versions that it serves, by name and version; filled by `open`."""
+    """The model versions that it has loaded, by name and version; filled by `open`."""
 
     async def open(self) -> None:
-        """Load every model, check it on its golden images, and be ready to embed.
+        """Load every model version of the repository, check it on its golden images, and be ready to embed.
 
         Raises:
             BadArtifact: A file is missing or altered, or a model does not repeat its golden embeddings.
             BackendUnavailable: The model server cannot be reached.
         """
+        ...
+
+    async def load(self, model: Model) -> None:
+        """Load one more model version beside those that are served, and check it on its golden images.
+
+        Raises:
+            BadArtifact: It cannot be loaded, or does not repeat its golden embeddings; the others are as they were.
+            BackendUnavailable: The model server cannot be reached.
+        """
+        ...
+
+    def drop(self, model: Model) -> None:
+        """Let go of a model version once the images that are being embedded with it are done."""
         ...
 
     async def close(self) -> None:
@@ -70,6 +85,7 @@ class Backend(Protocol):
 
         Raises:
             DeadlineExceeded: The deadline passed first.
+            UnknownModel: The model version was dropped.
             BackendUnavailable: The model server cannot be reached.
         """
         ...

@@ -19,7 +19,7 @@ from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from roost.artifact import Manifest
-from roost.errors import BackendUnavailable, DeadlineExceeded, Overloaded, RoostError
+from roost.errors import BackendUnavailable, BadArtifact, DeadlineExceeded, Overloaded, RoostError
 from roost_serving.admission import RETRY_AFTER_SECONDS
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ CHANNEL = [
 QUEUE_FULL = "Exceeds maximum queue size"
 QUEUE_TIMEOUT = "Request timeout expired"
 PROCESS_DIED = "is not healthy"
+BY_ITSELF = "explicit model load / unload is not allowed"
 
 
 class Server:
@@ -77,6 +78,26 @@ class Server:
         except InferenceServerException as error:
             raise self._translate(error)
         raise self._unavailable(f"has no {manifest.reference}. Start it over the same models")
+
+    async def load(self, manifest: Manifest) -> None:
+        """Have the server load a model as its repository holds it now, while it goes on with what it has.
+
+        Raises:
+            BadArtifact: It refuses to; what it had goes on.
+            BackendUnavailable: The server does not answer, or loads models only when it wants to.
+        """
+        name = manifest.name
+        log.info("asking Triton at %s to load %s", self._target, manifest.reference)
+        try:
+            await self._client.load_model(name)
+        except InferenceServerException as error:
+            text = error.message() or ""
+            if error.status() == "StatusCode.UNAVAILABLE" or BY_ITSELF in text:
+                raise self._translate(error)
+            raise BadArtifact(
+                f"Triton does not load {manifest.reference}: {text}. Export it again.", model=manifest.reference
+            ) from error
+        self._loaded[name] = time.monotonic()
 
     async def max_batch(self, manifest: Manifest) -> int:
         """How many images the model takes in one call.

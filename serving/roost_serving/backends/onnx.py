@@ -6,9 +6,9 @@ threads, and an image that stays with its worker needs no batching. Both decodin
 
 import asyncio
 import logging
-import queue
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -18,15 +18,12 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort  # pyright: ignor
 
 from roost import artifact, preprocess
 from roost.artifact import Manifest
-from roost.errors import BackendUnavailable, BadArtifact, DeadlineExceeded, RoostError
+from roost.errors import BackendUnavailable, BadArtifact, DeadlineExceeded, RoostError, UnknownModel
 from roost.preprocess import Limits
 from roost_serving import backends, repository
 from roost_serving.backends import Embedded
 from roost_serving.fair import FairPool
 from roost_serving.repository import Model
-
-Sessions = dict[str, onnxruntime.InferenceSession]
-"""One session for every model version, by reference."""
 
 GPU = "CUDAExecutionProvider"
 """Taken where it is there. TensorRT's is not: it builds its engines for minutes at every start."""
@@ -48,28 +45,50 @@ ERRORS = (
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """A model version in memory; it lasts as long as someone embeds with it."""
+
+    model: Model
+    free: list[onnxruntime.InferenceSession]
+    """One session for every worker, without those that are in use."""
+
+
 class Backend:
     """Embeds with ONNX Runtime, on threads of this process."""
 
     def __init__(self, url: str, *, repository: Path, limits: Limits, workers: int) -> None:
-        self.models: list[Model] = []
-        self._repository = backends.folder(url) or repository
+        self.repository = backends.folder(url) or repository
         self._limits = limits
         self._workers = workers
         self._pool = FairPool(workers, name="embed")
-        self._free: queue.SimpleQueue[Sessions] = queue.SimpleQueue()
+        self._loaded: dict[str, Loaded] = {}
         self._closed = False
+
+    @property
+    def models(self) -> list[Model]:
+        """The model versions that are loaded, by name and version."""
+        return repository.ordered(loaded.model for loaded in self._loaded.values())
 
     async def open(self) -> None:
         """Load every model version once per worker and check it on its golden images."""
-        self.models = await asyncio.to_thread(repository.scan, self._repository)
+        found = await asyncio.to_thread(repository.scan, self.repository)
         if GPU in onnxruntime.get_available_providers():
             onnxruntime.preload_dlls()  # CUDA and cuDNN as the packages of `roost[serving-gpu]` bring them
-        graphs = await self._pool.submit(self._read)
-        loading = [self._pool.submit(partial(_load, graphs)) for _ in range(self._workers)]
-        for sessions in await asyncio.gather(*loading):
-            self._free.put(sessions)
-        await self._pool.submit(self._check)
+        for model in found:
+            await self.load(model)
+
+    async def load(self, model: Model) -> None:
+        """Load a model version once per worker, on threads of its own, and check it on its golden images."""
+        graph = await asyncio.to_thread(_graph, model)
+        loading = [asyncio.to_thread(_session, model, graph) for _ in range(self._workers)]
+        sessions = await asyncio.gather(*loading)
+        await asyncio.to_thread(_check, model, sessions[0])
+        self._loaded[model.manifest.reference] = Loaded(model, sessions)
+
+    def drop(self, model: Model) -> None:
+        """Forget a model version; its memory is free once the images that are on their way are done."""
+        self._loaded.pop(model.manifest.reference, None)
 
     async def close(self) -> None:
         """Finish the images that are being worked on and drop the rest."""
@@ -86,43 +105,32 @@ class Backend:
     ) -> list[Embedded | RoostError]:
         """Decode and embed images, each on whichever worker is free; callers take turns."""
         await self.ping()
+        loaded = self._loaded.get(manifest.reference)
+        if loaded is None:
+            raise UnknownModel(f"{manifest.reference} is no longer served.", model=manifest.reference)
         arrival = time.monotonic()
         deadline = None if timeout is None else arrival + timeout
-        tasks = [self._pool.submit(partial(self._embed, manifest, image, arrival, deadline)) for image in images]
+        tasks = [self._pool.submit(partial(self._embed, loaded, image, arrival, deadline)) for image in images]
         try:
             async with asyncio.timeout(timeout):
                 return list(await asyncio.gather(*tasks))
         except TimeoutError:
             raise DeadlineExceeded(f"The deadline passed before {len(images)} images were embedded.")
 
-    def _read(self) -> list[tuple[Model, bytes]]:
-        return [(model, _graph(model)) for model in self.models]
-
-    def _check(self) -> None:
-        sessions = self._free.get()
-        try:
-            for model in self.models:
-                _check(model, sessions[model.manifest.reference])
-        finally:
-            self._free.put(sessions)
-        if GPU in onnxruntime.get_available_providers():
-            _say_where(sessions)
-
-    def _embed(self, manifest: Manifest, image: bytes, arrival: float, deadline: float | None) -> Embedded | RoostError:
+    def _embed(self, loaded: Loaded, image: bytes, arrival: float, deadline: float | None) -> Embedded | RoostError:
         begun = time.monotonic()
         if deadline is not None and begun > deadline:
             return DeadlineExceeded("The deadline passed while the image waited for a worker.")
-        sessions = self._free.get()
+        given = loaded.model.manifest.input
+        session = loaded.free.pop()  # never empty: there are as many as threads that come here
         try:
-            pixels = preprocess.decode(
-                image, size=manifest.input.size, resize=manifest.input.resize, limits=self._limits
-            )
+            pixels = preprocess.decode(image, size=given.size, resize=given.resize, limits=self._limits)
             decoded = time.monotonic()
-            vector = _infer(sessions[manifest.reference], pixels[np.newaxis])[0]
+            vector = _infer(session, pixels[np.newaxis])[0]
         except RoostError as error:
             return error
         finally:
-            self._free.put(sessions)
+            loaded.free.append(session)
         seconds = {"queue": begun - arrival, "decode": decoded - begun, "infer": time.monotonic() - decoded}
         return Embedded(vector, seconds)
 
@@ -137,10 +145,6 @@ def _graph(model: Model) -> bytes:
             model=reference,
         )
     return artifact.check_file(model.folder, model.manifest, artifact.MODEL).read_bytes()
-
-
-def _load(graphs: Sequence[tuple[Model, bytes]]) -> Sessions:
-    return {model.manifest.reference: _session(model, graph) for model, graph in graphs}
 
 
 def _session(model: Model, graph: bytes) -> onnxruntime.InferenceSession:
@@ -167,16 +171,11 @@ def _check(model: Model, session: onnxruntime.InferenceSession) -> None:
             f"{model.manifest.reference} cannot be run by ONNX Runtime: {error}. Export it again.",
             model=model.manifest.reference,
         ) from error
-
-
-def _say_where(sessions: Sessions) -> None:
-    """Say so, once, where ONNX Runtime has quietly taken the CPU because the GPU's libraries did not load."""
-    slow = [reference for reference, session in sessions.items() if GPU not in session.get_providers()]
-    if slow:
+    if GPU in onnxruntime.get_available_providers() and GPU not in session.get_providers():
         log.warning(
             "%s runs on the CPU: ONNX Runtime found no GPU, or not the libraries that it needs. Install "
             "`roost[serving-gpu]` and NVIDIA's driver to use one; to stay on the CPU, do nothing.",
-            ", ".join(slow),
+            model.manifest.reference,
         )
 
 

@@ -69,8 +69,8 @@ class Backend:
         self, url: str, *, repository: Path, limits: Limits, workers: int, start_seconds: float = START_SECONDS
     ) -> None:
         self.models: list[Model] = []
+        self.repository = repository
         self._target = _target(url)
-        self._repository = repository
         self._limits = limits
         self._start_seconds = start_seconds
         self._pool = FairPool(workers, name="decode")
@@ -79,16 +79,28 @@ class Backend:
 
     async def open(self) -> None:
         """Wait for the server, have it load every model version, and check each on its golden images."""
-        self.models = await asyncio.to_thread(repository.scan, self._repository)
+        found = await asyncio.to_thread(repository.scan, self.repository)
         self._server = Server(self._target)
         try:
-            await self._start()
-            for model in self.models:
-                infer = partial(self._infer_from_thread, asyncio.get_running_loop(), model.manifest)
-                await asyncio.to_thread(repository.check_golden, model, infer)
+            await self._start(found)
+            for model in found:
+                await self._check(model)
         except BaseException:  # also where whoever waits for it is told to stop
             await self.close()
             raise
+        self.models = found
+
+    async def load(self, model: Model) -> None:
+        """Have the server load a model anew, which adds the version to those that it serves, and check it."""
+        server = self._connected()
+        await server.load(model.manifest)
+        await self._prepare(model.manifest)
+        await self._check(model)
+        self.models = repository.ordered([*self.models, model])
+
+    def drop(self, model: Model) -> None:
+        """Ask no more for a model version; the server lets go of it when it loads the model anew."""
+        self.models = [each for each in self.models if each.manifest.reference != model.manifest.reference]
 
     async def close(self) -> None:
         """Let go of the server; calls that are under way end with an error."""
@@ -149,11 +161,11 @@ class Backend:
             return error
         return Decoded(pixels, {"queue": begun - arrival, "decode": time.monotonic() - begun})
 
-    async def _start(self) -> None:
+    async def _start(self, models: Sequence[Model]) -> None:
         why, said = "it does not answer.", -math.inf
         try:
             async with asyncio.timeout(self._start_seconds):
-                for model in self.models:
+                for model in models:
                     while model.manifest.reference not in self._group:
                         try:
                             await self._prepare(model.manifest)
@@ -167,6 +179,10 @@ class Backend:
             raise BackendUnavailable(
                 f"Triton at {self._target} was not ready within {self._start_seconds:g} s: {why}", target=self._target
             )
+
+    async def _check(self, model: Model) -> None:
+        infer = partial(self._infer_from_thread, asyncio.get_running_loop(), model.manifest)
+        await asyncio.to_thread(repository.check_golden, model, infer)
 
     async def _prepare(self, manifest: Manifest) -> None:
         server = self._connected()

@@ -50,13 +50,26 @@ def test_several_messages_are_on_their_way_at_once_and_no_more(peer, call):
     together, met = threading.Barrier(4), []
 
     def answer(request, context):
-        met.append(together.wait(10))  # nobody is answered before four have come
+        if request.items[0].image != b"\0":  # the first, which goes alone
+            met.append(together.wait(10))  # nobody is answered before four have come
         return first_byte(request, context)
 
     peer.answers["EmbedItems"] = answer
-    rows = call(peer.target, "embed", [bytes([n]) for n in range(4 * 64)])
-    assert rows[:, 0].tolist() == list(range(256))
+    rows = call(peer.target, "embed", [bytes([n % 256]) for n in range(5 * 64 - 1)])
+    assert rows[:, 0].tolist() == [n % 256 for n in range(5 * 64 - 1)]
     assert sorted(met) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("asked", ["", "digits"])
+def test_the_version_that_answers_the_first_message_is_asked_for_the_rest(peer, call, asked):
+    def answer(request, context):
+        response = first_byte(request, context)
+        response.model.name, response.model.version = "digits", 3
+        return response
+
+    peer.answers["EmbedItems"] = answer
+    call(peer.target, "embed", [b"x"] * 200, model=asked)
+    assert [request.model for request in peer.requests] == [asked] + 3 * ["digits@3"]
 
 
 def test_an_error_in_one_message_is_raised_and_the_others_are_let_go(peer, call):

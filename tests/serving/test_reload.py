@@ -1,0 +1,243 @@
+"""Model versions come and go while calls run: none fails, none mixes two versions, and a bad one changes nothing."""
+
+import asyncio
+import shutil
+import signal
+from collections.abc import Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from roost import artifact, clusters
+from roost.client import AsyncClient, Item
+from roost.errors import BadArtifact, RoostError, UnknownModel
+from roost_serving.server import serving
+
+PERIOD = 0.05
+
+
+@pytest.fixture
+def ours(repository, tmp_path) -> Path:
+    """A repository of one's own, with `digits@1` alone."""
+    shutil.copytree(repository / "digits", tmp_path / "ours" / "digits")
+    return tmp_path / "ours"
+
+
+def add(
+    repository: Path,
+    version: int,
+    *,
+    name: str = "digits",
+    change: Callable[[Path], None] = lambda folder: None,
+    spoil: str | None = None,
+    without: str = "",
+) -> Path:
+    """A copy of the first version as another, renamed into place as `roost export` does it.
+
+    What `change` does to the files, the manifest vouches for; the bit that flips in the file `spoil` it does not.
+    """
+    draft = repository / name / f".{version}"
+    shutil.copytree(next(repository.glob("digits/[0-9]*")), draft)
+    change(draft)
+    manifest = artifact.read(draft, verify=()).model_copy(update={"version": version, "name": name})
+    artifact.write(draft, manifest, files=[file for file in manifest.files if file != without])
+    if spoil is not None:
+        content = bytearray((draft / spoil).read_bytes())
+        content[len(content) // 2] ^= 1
+        (draft / spoil).write_bytes(content)
+    return draft.rename(repository / name / str(version))
+
+
+def negate_golden(folder: Path) -> None:
+    """Expect the opposite embeddings."""
+    with np.load(folder / artifact.GOLDEN) as golden:
+        pixels, embeddings = golden["pixels"], golden["embeddings"]
+    np.savez(folder / artifact.GOLDEN, pixels=pixels, embeddings=-embeddings)
+
+
+def negate(folder: Path) -> None:
+    """Give the opposite embeddings, and expect them."""
+    graph = onnx.load(folder / artifact.MODEL)
+    (output,) = graph.graph.output
+    for node in graph.graph.node:
+        node.output[:] = ["positive" if name == output.name else name for name in node.output]
+    graph.graph.node.append(onnx.helper.make_node("Neg", ["positive"], [output.name]))
+    onnx.save_model(graph, folder / artifact.MODEL)
+    negate_golden(folder)
+
+
+@asynccontextmanager
+async def gateway(settings, repository: Path, *, period: float = 0):
+    changed = {"backend": f"onnx://{repository}", "reload_seconds": period}
+    async with serving(settings.model_copy(update=changed)) as running, AsyncClient(running.address) as client:
+        yield running, client
+
+
+async def in_service(client: AsyncClient) -> dict[str, bool]:
+    return {model.reference: model.in_service for model in await client.models()}
+
+
+async def test_a_new_version_is_served_and_has_the_name(settings, ours, digits):
+    async with gateway(settings, ours) as (_, client):
+        add(ours, 2)
+        done = await client.reload()
+        assert (done.added, done.changed, done.dropped, done.refused) == (["digits@2"], [], [], {})
+        assert await in_service(client) == {"digits@1": False, "digits@2": True}
+        (outcome,) = [each async for each in client.ingest([Item(digits[0])], model="digits")]
+        assert outcome.model == "digits@2"
+        assert {model.reference: model.items for model in await client.models()} == {"digits@1": 0, "digits@2": 1}
+        assert (await client.reload()).added == []
+
+
+async def test_versions_are_compared_as_numbers(settings, ours):
+    async with gateway(settings, ours) as (_, client):
+        for version in (9, 10):
+            add(ours, version)
+        assert (await client.reload()).added == ["digits@9", "digits@10"]
+        assert (await in_service(client))["digits@10"]
+
+
+async def test_a_version_that_is_older_than_the_newest_does_not_get_the_name(settings, ours):
+    add(ours, 3)
+    async with gateway(settings, ours) as (_, client):
+        add(ours, 2)
+        await client.reload()
+        assert await in_service(client) == {"digits@1": False, "digits@2": False, "digits@3": True}
+
+
+@pytest.mark.parametrize("spoil", ["model.onnx", "golden.npz", "clusters.npz"])
+async def test_a_version_with_a_flipped_bit_is_refused_and_the_old_one_goes_on(settings, ours, digits, spoil):
+    async with gateway(settings, ours) as (_, client):
+        add(ours, 2, spoil=spoil)
+        done = await client.reload()
+        assert done.added == []
+        assert isinstance(done.refused["digits@2"], BadArtifact)
+        assert spoil in done.refused["digits@2"].message
+        assert await in_service(client) == {"digits@1": True}
+        assert (await client.embed([digits[0]])).shape == (1, 256)
+
+
+async def test_a_version_that_does_not_repeat_its_golden_images_is_refused_until_it_is_mended(
+    settings, ours, caplog, digits
+):
+    async with gateway(settings, ours, period=PERIOD) as (_, client):
+        bad = add(ours, 2, change=negate_golden)
+        await _until(lambda: "not serving digits@2" in caplog.text)
+        await asyncio.sleep(4 * PERIOD)
+        assert caplog.text.count("differs by") == 1  # it is tried and told once
+        assert await in_service(client) == {"digits@1": True}
+        shutil.rmtree(bad)
+        add(ours, 2)
+        await _until_served(client, "digits@2")
+
+
+async def test_clusters_that_are_fitted_later_are_taken(settings, ours, digits):
+    add(ours, 1, name="late", without=clusters.FILE)
+    async with gateway(settings, ours) as (_, client):
+        folder = ours / "late" / "1"
+        manifest = artifact.read(folder)
+        artifact.write(folder, manifest, files=[*manifest.files, clusters.FILE])
+        assert (await client.reload()).changed == ["late@1"]
+        (placement,) = await client.assign([digits[0]], model="late")
+        (expected,) = await client.assign([digits[0]], model="digits")
+        assert placement.cluster == expected.cluster
+
+
+async def test_a_served_version_that_was_edited_is_refused(settings, ours, digits):
+    async with gateway(settings, ours) as (_, client):
+        before = await client.embed([digits[0]])
+        folder = ours / "digits" / "1"
+        negate_golden(folder)
+        manifest = artifact.read(folder, verify=())
+        artifact.write(folder, manifest, files=manifest.files)
+        (error,) = (await client.reload()).refused.values()
+        assert "was changed after it was loaded" in error.message
+        assert np.array_equal(await client.embed([digits[0]]), before)
+
+
+async def test_a_version_that_is_gone_is_dropped_and_an_empty_repository_is_not_believed(settings, ours, digits):
+    add(ours, 2)
+    async with gateway(settings, ours) as (_, client):
+        shutil.rmtree(ours / "digits" / "2")
+        assert (await client.reload()).dropped == ["digits@2"]
+        assert await in_service(client) == {"digits@1": True}
+        with pytest.raises(UnknownModel):
+            await client.embed([digits[0]], model="digits@2")
+        ours.rename(ours.with_name("moved"))
+        assert (await client.reload()).dropped == []
+        assert (await client.embed([digits[0]])).shape == (1, 256)
+
+
+async def test_a_signal_has_the_repository_looked_at(ours, serve):
+    arguments = ("--backend", f"onnx://{ours}", "--store", "memory://", "--reload-seconds", "0")
+    with serve(*arguments) as running:
+        async with AsyncClient(running.address) as client:
+            add(ours, 2)
+            running.process.send_signal(signal.SIGHUP)
+            await _until_served(client, "digits@2")
+
+
+async def test_no_call_fails_or_mixes_versions_while_versions_come_and_go(settings, ours, digits):
+    versions, failures = set(), []
+    items = [Item(image=image) for image in digits[:4]]
+
+    async def call(client: AsyncClient) -> None:
+        try:
+            answers = [outcome async for outcome in client.ingest(items, model="digits")]
+            versions.update(answer.model for answer in answers)
+            failures.extend(answer.error for answer in answers if answer.error)
+            await client.embed([item.image for item in items], model="digits")
+        except RoostError as error:
+            failures.append(error)
+
+    async def keep_calling(client: AsyncClient, calls: set[asyncio.Task[None]]) -> None:
+        while True:
+            calls.add(asyncio.create_task(call(client)))
+            await asyncio.sleep(0.04)
+
+    async with gateway(settings, ours, period=PERIOD) as (_, client):
+        calls: set[asyncio.Task[None]] = set()
+        caller = asyncio.create_task(keep_calling(client, calls))
+        for version in range(2, 6):
+            add(ours, version)
+            await _until_served(client, f"digits@{version}")
+            shutil.rmtree(ours / "digits" / str(version - 1))
+        await _until(lambda: "digits@5" in versions)
+        caller.cancel()
+        await asyncio.gather(*calls)
+    assert failures == []
+    assert versions >= {"digits@1", "digits@5"}
+
+
+async def test_a_long_call_asks_one_version_though_the_name_moves(settings, ours, digits):
+    """Version 2 answers with the opposite vectors, so that a mixture would show."""
+    async with gateway(settings, ours) as (_, client):
+        alone = await client.embed(digits[:130], model="digits@1")
+
+        def images():
+            for place, image in enumerate(digits[:130]):
+                if place == 100:  # the first message is on its way, a later one is not
+                    add(ours, 2, change=negate)
+                    asyncio.run_coroutine_threadsafe(client.reload(), loop).result(30)
+                yield image
+
+        loop = asyncio.get_running_loop()
+        asked = await client.embed(images(), model="digits")
+        assert (await in_service(client))["digits@2"]
+        assert np.array_equal(asked, alone)
+        assert np.allclose(await client.embed([digits[0]]), -alone[:1])
+
+
+async def _until(condition, *, seconds: float = 30) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - what it waits for sets no event
+            await asyncio.sleep(0.01)
+
+
+async def _until_served(client: AsyncClient, reference: str) -> None:
+    async with asyncio.timeout(30):
+        while not (await in_service(client)).get(reference):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
