@@ -58,7 +58,7 @@ lock: .venv/installed ## Pin the dependencies again, with hashes.
 	for part in uv build; do $(LOCK) requirements/$$part.in -o requirements/$$part.txt; done
 	$(LOCK) --no-deps requirements/triton.in -o requirements/triton.txt
 	for extra in serving serving-gpu training; do $(LOCK) --extra $$extra pyproject.toml -o requirements/$$extra.txt; done
-	$(LOCK) --extra training --extra serving --group dev pyproject.toml -o requirements/dev.txt
+	$(LOCK) --extra training --extra serving --extra index --group dev pyproject.toml -o requirements/dev.txt
 
 clean: ## Remove what was installed and built; data, runs and models stay.
 	rm -rf .venv .triton dist build .pytest_cache .ruff_cache

@@ -93,6 +93,11 @@ class Manifest(Part):
     """Figures measured by the stages, such as `knn20_accuracy` and `parity_max_abs_difference`."""
     files: dict[str, File] = {}
 
+    def fingerprint(self, *, without: str) -> str:
+        """sha256 over the names and hashes of all files but one."""
+        listed = [f"{name} {file.sha256}" for name, file in sorted(self.files.items()) if name != without]
+        return hashlib.sha256("\n".join(listed).encode()).hexdigest()
+
     @property
     def reference(self) -> str:
         """`name@version`: the model version's full name, and its collection's."""

@@ -1,9 +1,11 @@
 """What tests of several parts share: a trained run's folder, real photographs, gateways, and a real Triton server."""
 
+import os
 import re
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +18,14 @@ ROOT = Path(__file__).parent.parent
 ROOST = Path(sys.executable).with_name("roost")
 SERVES = re.compile(r"serving (?P<models>.+) on (?P<address>\S+), http on (?P<http>\S+)")
 PHOTOGRAPHS = ("astronaut.png", "brick.png", "camera.png", "chelsea.png", "coffee.png", "grass.png", "rocket.jpg")
+
+
+@pytest.fixture
+def seed() -> int:
+    """Of a test that leaves something to chance; printed, so that a failure can be repeated with ROOST_TEST_SEED."""
+    chosen = int(os.environ.get("ROOST_TEST_SEED", time.time_ns() % 2**32))
+    print(f"ROOST_TEST_SEED={chosen}")  # noqa: T201 - pytest shows it where the test fails
+    return chosen
 
 
 @pytest.fixture(scope="session")

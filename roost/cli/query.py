@@ -157,7 +157,8 @@ def reload(*, gateway: Gateway = DEFAULT_TARGET, timeout: Timeout = RELOAD_SECON
         emit(done)
     else:
         rows = [(what, reference) for what in ("added", "changed", "dropped") for reference in getattr(done, what)]
-        table(["what", "model"], rows)
+        if rows:
+            table(["what", "model"], rows)
     for reference, error in done.refused.items():
         say_failed(reference, error)
     if done.refused:

@@ -18,11 +18,14 @@ Image = bytes | Path | str
 class Item:
     """Something to store."""
 
-    image: Image
+    image: Image | None = None
+    """None where its vector is given."""
     id: str = ""
     """The caller's name for it; empty: made from the content, so that sending it again changes nothing."""
     payload: Mapping[str, Any] = field(default_factory=dict)
     """Facts to keep beside the vector and to filter by: what JSON can hold."""
+    vector: np.ndarray | None = None
+    """Its embedding, shape (dim,), where it was computed before; then it needs an id and no image."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,8 @@ class Model:
     """How many are stored for it."""
     quality: dict[str, float]
     """Figures that training and export measured."""
+    fingerprint: str
+    """Of the encoder's files: another for another encoder, though name and version may be the same."""
 
     @property
     def reference(self) -> str:

@@ -77,6 +77,11 @@ def embed_calls(
         yield batch, request if items else None
 
 
+def pinned(request: Batch | None) -> bool:
+    """Whether a request names a model version, and not only a model."""
+    return request is not None and "@" in request.model
+
+
 def pin(request: Batch | None, answer: pb.EmbedItemsResponse | pb.AssignClustersResponse | None) -> None:
     """Have a request ask the model version that answered the one before it."""
     if request is not None and answer is not None:

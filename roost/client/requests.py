@@ -22,12 +22,12 @@ def to_item(item: Item, *, max_bytes: int) -> pb.Item:
         BadRequest: The image is neither bytes nor a path, or the payload is not what JSON can hold.
         TooLarge: It would not fit a message of `max_bytes`.
     """
-    message = pb.Item(id=item.id, image=_content(item.image))
+    message = pb.Item(id=item.id, image=None if item.image is None else _content(item.image))
     if item.payload:
         message.payload.CopyFrom(_struct(item.payload))
     size = message.ByteSize() + ENVELOPE_BYTES
     if size > max_bytes:
-        what = f"The item {item.id!r}" if isinstance(item.image, bytes) else item.image
+        what = item.image if isinstance(item.image, Path | str) else f"The item {item.id!r}"
         raise TooLarge(
             f"{what} takes {size} bytes; a message may have {max_bytes}. Send a smaller image.",
             bytes=size,
@@ -57,10 +57,13 @@ def _struct(payload: Mapping[str, Any]) -> struct_pb2.Struct:
 def ingest_entry(item: Item, *, model: str, skip_existing: bool, max_bytes: int) -> pb.IngestItemsRequest | Outcome:
     """Ask for one item to be stored, or say why it cannot even be sent."""
     try:
+        if (item.image is None) == (item.vector is None):
+            raise BadRequest(f"The item {item.id!r} needs an image or a vector, and not both.", field="item")
         message = to_item(item, max_bytes=max_bytes)
+        vector = None if item.vector is None else from_vector(item.vector)
     except RoostError as error:
         return Outcome("failed", item.id, error=error)
-    return pb.IngestItemsRequest(model=model, item=message, skip_existing=skip_existing)
+    return pb.IngestItemsRequest(model=model, item=message, skip_existing=skip_existing, vector=vector)
 
 
 def search_request(

@@ -78,6 +78,7 @@ def to_model(model: pb.Model) -> Model:
         clusters=model.clusters,
         items=model.items,
         quality=dict(model.quality),
+        fingerprint=model.fingerprint,
     )
 
 

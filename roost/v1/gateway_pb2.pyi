@@ -149,14 +149,16 @@ class AssignClustersResponse(_message.Message):
     def __init__(self, model: _Optional[_Union[ModelVersion, _Mapping]] = ..., placements: _Optional[_Iterable[_Union[Placement, _Mapping]]] = ...) -> None: ...
 
 class IngestItemsRequest(_message.Message):
-    __slots__ = ("model", "item", "skip_existing")
+    __slots__ = ("model", "item", "skip_existing", "vector")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     ITEM_FIELD_NUMBER: _ClassVar[int]
     SKIP_EXISTING_FIELD_NUMBER: _ClassVar[int]
+    VECTOR_FIELD_NUMBER: _ClassVar[int]
     model: str
     item: Item
     skip_existing: bool
-    def __init__(self, model: _Optional[str] = ..., item: _Optional[_Union[Item, _Mapping]] = ..., skip_existing: _Optional[bool] = ...) -> None: ...
+    vector: Vector
+    def __init__(self, model: _Optional[str] = ..., item: _Optional[_Union[Item, _Mapping]] = ..., skip_existing: _Optional[bool] = ..., vector: _Optional[_Union[Vector, _Mapping]] = ...) -> None: ...
 
 class IngestItemsResponse(_message.Message):
     __slots__ = ("id", "outcome", "placement", "error", "model")
@@ -275,7 +277,7 @@ class ListModelsResponse(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("version", "in_service", "dim", "input_size", "method", "encoder", "clusters", "items", "quality")
+    __slots__ = ("version", "in_service", "dim", "input_size", "method", "encoder", "clusters", "items", "quality", "fingerprint")
     class QualityEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -292,6 +294,7 @@ class Model(_message.Message):
     CLUSTERS_FIELD_NUMBER: _ClassVar[int]
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     QUALITY_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     version: ModelVersion
     in_service: bool
     dim: int
@@ -301,7 +304,8 @@ class Model(_message.Message):
     clusters: int
     items: int
     quality: _containers.ScalarMap[str, float]
-    def __init__(self, version: _Optional[_Union[ModelVersion, _Mapping]] = ..., in_service: _Optional[bool] = ..., dim: _Optional[int] = ..., input_size: _Optional[int] = ..., method: _Optional[str] = ..., encoder: _Optional[str] = ..., clusters: _Optional[int] = ..., items: _Optional[int] = ..., quality: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    fingerprint: str
+    def __init__(self, version: _Optional[_Union[ModelVersion, _Mapping]] = ..., in_service: _Optional[bool] = ..., dim: _Optional[int] = ..., input_size: _Optional[int] = ..., method: _Optional[str] = ..., encoder: _Optional[str] = ..., clusters: _Optional[int] = ..., items: _Optional[int] = ..., quality: _Optional[_Mapping[str, float]] = ..., fingerprint: _Optional[str] = ...) -> None: ...
 
 class ListClustersRequest(_message.Message):
     __slots__ = ("model", "page_size", "page_token")

@@ -28,8 +28,7 @@ if _version_not_supported:
 class GatewayServiceStub:
     """Embeds, places, stores and finds items.
 
-    A request names its model as "name", which means the version in service, or as "name@version". It may
-    leave the model empty where the gateway serves exactly one.
+    A request names its model as "name", the version in service, or "name@version"; or not, where one is served.
     """
 
     def __init__(self, channel):
@@ -93,8 +92,7 @@ class GatewayServiceStub:
 class GatewayServiceServicer:
     """Embeds, places, stores and finds items.
 
-    A request names its model as "name", which means the version in service, or as "name@version". It may
-    leave the model empty where the gateway serves exactly one.
+    A request names its model as "name", the version in service, or "name@version"; or not, where one is served.
     """
 
     def EmbedItems(self, request, context):
@@ -112,8 +110,7 @@ class GatewayServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def IngestItems(self, request_iterator, context):
-        """Embeds, places and stores a stream of items. Each request gets one response, in order; an item that
-        fails carries its error there and does not end the stream.
+        """Embeds, places and stores a stream of items: one response a request, in order, also for those that fail.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -232,8 +229,7 @@ def add_GatewayServiceServicer_to_server(servicer, server):
 class GatewayService:
     """Embeds, places, stores and finds items.
 
-    A request names its model as "name", which means the version in service, or as "name@version". It may
-    leave the model empty where the gateway serves exactly one.
+    A request names its model as "name", the version in service, or "name@version"; or not, where one is served.
     """
 
     @staticmethod

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 from google.protobuf import json_format, struct_pb2
 
-from roost import ids
+from roost import clusters, ids
 from roost.clusters import Placement
 from roost.errors import BadRequest, BadVector, TooLarge
 from roost.v1 import gateway_pb2 as pb
@@ -46,6 +46,19 @@ def read_item(item: pb.Item, *, field: str = "item") -> Item:
     """One item."""
     if item.WhichOneof("content") != "image":
         raise BadRequest(f"{field} has no content. Set its image to a file's bytes.", field=field)
+    return _read_item(item, field=field)
+
+
+def read_ingested(request: pb.IngestItemsRequest) -> tuple[Item, np.ndarray | None]:
+    """An item to store, and its embedding where the request brings it in place of an image."""
+    if not request.HasField("vector"):
+        return read_item(request.item), None
+    if request.item.WhichOneof("content") is not None or not request.item.id:
+        raise BadRequest("An item that comes with its vector needs an id, and no image.", field="item")
+    return _read_item(request.item, field="item"), read_vector(request.vector)
+
+
+def _read_item(item: pb.Item, *, field: str) -> Item:
     if len(item.id) > ids.MAX_LENGTH:
         raise BadRequest(f"{field} has an id of {len(item.id)} characters; {ids.MAX_LENGTH} is the most.", field=field)
     if item.payload.ByteSize() > MOST_PAYLOAD_BYTES:
@@ -132,22 +145,23 @@ def to_model(model: Model, *, in_service: bool, items: int) -> pb.Model:
         clusters=0 if model.clusters is None else len(model.clusters.centroids),
         items=items,
         quality=manifest.quality,
+        fingerprint=manifest.fingerprint(without=clusters.FILE),
     )
 
 
 def to_cluster(model: Model, number: int, *, items: int) -> pb.Cluster:
     """One of a model's clusters."""
-    clusters = model.clusters
-    if clusters is None:
+    fitted = model.clusters
+    if fitted is None:
         raise IndexError(f"{model.manifest.reference} has no clusters")
     return pb.Cluster(
         cluster=number,
-        fitted_images=int(clusters.fitted_images[number]),
+        fitted_images=int(fitted.fitted_images[number]),
         items=items,
-        median_distance=float(clusters.median_distances[number]),
-        anomaly_distance=clusters.threshold,
-        medoid_id=str(clusters.medoid_ids[number]),
-        centroid=to_vector(clusters.centroids[number]),
+        median_distance=float(fitted.median_distances[number]),
+        anomaly_distance=fitted.threshold,
+        medoid_id=str(fitted.medoid_ids[number]),
+        centroid=to_vector(fitted.centroids[number]),
     )
 
 

@@ -22,6 +22,8 @@ from roost_serving.stores import Filter, Hit, Page, Payload, Point, Store
 from roost_serving.writer import Writer
 
 PING_SECONDS = 2.0
+UNIT = 1e-6
+"""A vector whose length is as near to 1 as float32 can tell is kept as it is, bit by bit."""
 
 
 class Observer(Protocol):
@@ -173,20 +175,35 @@ class Pipeline:
                 placements = await self._place(model, np.stack(units))
         return [placement for placement in placements if placement is not None]
 
-    async def ingest(self, model: Model, item: Item, *, skip_existing: bool, timeout: float | None) -> Ingested:
-        """Embed, place and store one item of a stream, which was admitted; when this returns, it survives a crash."""
+    async def ingest(
+        self,
+        model: Model,
+        item: Item,
+        *,
+        skip_existing: bool,
+        timeout: float | None,
+        vector: np.ndarray | None = None,
+    ) -> Ingested:
+        """Embed, place and store one item of a stream, which was admitted; when this returns, it survives a crash.
+
+        An item that comes with its vector is not embedded, and counts as no image.
+        """
         reference, deadline = model.manifest.reference, Deadline(timeout)
         item = replace(item, id=item.key)
-        with self._counted(model, 1) as tally:
+        with self._counted(model, 1 if vector is None else 0) as tally:
             if skip_existing and await self.store.get(reference, [item.id], with_vectors=False, timeout=deadline.left):
                 tally.take([])
                 return Ingested(item.id, existed=True)
-            vector = _value((await self._embed(model, [item], timeout=deadline.left))[0])
+            if vector is None:
+                vector = _value((await self._embed(model, [item], timeout=deadline.left))[0])
+            else:
+                vector = unit(vector, model.manifest)
             (placement,) = await self._place(model, vector[np.newaxis])
             point = Point(item.id, item.payload or {}, placement, vector)
             with self._timed("store"):
                 await self._writer.write(reference, point, timeout=deadline.left)
-            tally.take([point])
+            if item.image:
+                tally.take([point])
         return Ingested(item.id, existed=False, placement=placement)
 
     async def search(
@@ -350,7 +367,7 @@ def unit(vector: np.ndarray, manifest: Manifest) -> np.ndarray:
     norm = np.linalg.norm(wide)
     if norm == 0:
         raise BadVector("The vector is all zeros, so it has no direction. Send an embedding.")
-    return (wide / norm).astype(np.float32)
+    return (wide if abs(norm - 1) < UNIT else wide / norm).astype(np.float32)
 
 
 def _finite(result: Embedded | RoostError, manifest: Manifest) -> np.ndarray | RoostError:

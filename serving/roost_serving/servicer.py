@@ -91,7 +91,8 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             size = len(request.item.image)
             if size > self._most_image_bytes:
                 return lambda: None  # it will be refused, and need not wait for that
-            return await self.pipeline.admission.enter(Load(1, size))
+            images = 0 if request.HasField("vector") else 1
+            return await self.pipeline.admission.enter(Load(images, size + len(request.vector.values)))
 
         async for response in in_order(request_iterator, ingest, window=WINDOW, admit=admit):
             yield response
@@ -208,8 +209,9 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
     async def _ingest(self, request: pb.IngestItemsRequest, *, timeout: float | None) -> pb.IngestItemsResponse:
         messages.check_image(request.item, most_bytes=self._most_image_bytes)
         model = self._model(request.model)
+        item, vector = messages.read_ingested(request)
         ingested: Ingested = await self.pipeline.ingest(
-            model, messages.read_item(request.item), skip_existing=request.skip_existing, timeout=timeout
+            model, item, vector=vector, skip_existing=request.skip_existing, timeout=timeout
         )
         return pb.IngestItemsResponse(
             id=ingested.id,

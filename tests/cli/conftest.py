@@ -76,6 +76,19 @@ def gateway(exported, clustered) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def indexed(command, gateway, digits) -> Result:
+def jobs(tmp_path_factory) -> Callable[[Path], Path]:
+    """The ledger's folder for a folder of images."""
+    folders: dict[Path, Path] = {}
+    return lambda images: folders.setdefault(images, tmp_path_factory.mktemp("job") / "ledger")
+
+
+@pytest.fixture(scope="session")
+def index(command, gateway, jobs) -> Callable[..., Result]:
+    """`roost index` of a folder; a later flag beats those given here."""
+    return lambda images, *flags: command("index", images, "--gateway", gateway, "--ledger", jobs(images), *flags)
+
+
+@pytest.fixture(scope="session")
+def indexed(index, digits) -> Result:
     """What `roost index` said of the sixty digits."""
-    return command("index", digits, "--gateway", gateway, "--json")
+    return index(digits, "--json")

@@ -91,10 +91,10 @@ def test_models_and_clusters_count_the_stored_items(command, gateway):
     assert "median distance" in command("clusters", "--gateway", gateway).stdout
 
 
-def test_an_item_is_read_and_deleted(command, gateway, digits, tmp_path):
+def test_an_item_is_read_and_deleted(command, index, gateway, digits, tmp_path):
     (tmp_path / "own").mkdir()
     Image.new("RGB", (40, 40), "teal").save(tmp_path / "own" / "teal.png")
-    assert command("index", tmp_path, "--gateway", gateway).exit_code == 0
+    assert index(tmp_path).exit_code == 0
     (hit,) = lines(command("items", "list", "--where", "label=own", "--gateway", gateway, "--json"))
     (item,) = lines(command("items", "get", hit["id"], "--gateway", gateway))
     assert len(item["vector"]) == 256

@@ -33,7 +33,7 @@ def test_a_folder_is_indexed_searched_and_served_again_after_a_stop(repository, 
     with serve(*arguments) as gateway:
         flags = ["--gateway", gateway.address]
         indexed = subprocess.run(
-            [Path(sys.executable).with_name("roost"), "index", images, *flags, "--json"],
+            [Path(sys.executable).with_name("roost"), "index", images, *flags, "--json", "--ledger", tmp_path / "job"],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert indexed.returncode == 3  # one file is no image, and the rest is stored

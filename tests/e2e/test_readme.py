@@ -43,7 +43,7 @@ def test_the_python_of_the_readme_runs(repository, images, tmp_path, roost, serv
     for name, digit in {"heron": 2, "kite": 4}.items():
         (photos / f"{name}.jpg").write_bytes(min((images / str(digit)).iterdir()).read_bytes())
     with serve("--backend", f"onnx://{repository}", "--store", "memory://") as gateway:
-        roost("index", photos, "--gateway", gateway.address)
+        roost("index", photos, "--gateway", gateway.address, "--ledger", tmp_path / "job")
         code = code.replace("127.0.0.1:50051", gateway.address)
         done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

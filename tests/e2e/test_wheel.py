@@ -1,4 +1,4 @@
-"""The wheel with the extra `serving` in an empty environment gives a working gateway without torch."""
+"""The wheel with the extras `serving` and `index` in an empty environment gives a working gateway without torch."""
 
 import json
 import os
@@ -13,14 +13,14 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory) -> Path:
-    """A new environment that holds the built wheel with the extra `serving`, at the versions that are locked."""
+    """A new environment that holds the built wheel with two extras, at the versions that are locked."""
     folder = tmp_path_factory.mktemp("wheel")
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = folder.glob("*.whl")
     uv = Path(sys.executable).with_name("uv")
     subprocess.run([uv, "venv", "-q", "--python", sys.executable, folder / "env"], check=True)
-    install = [uv, "pip", "install", "-q", "--constraint", ROOT / "requirements/serving.txt", f"{wheel}[serving]"]
+    install = [uv, "pip", "install", "-q", "--constraint", ROOT / "requirements/dev.txt", f"{wheel}[serving,index]"]
     subprocess.run(install, check=True, env=os.environ | {"VIRTUAL_ENV": str(folder / "env")})
     return folder / "env"
 
@@ -32,7 +32,7 @@ def test_the_gateway_of_the_wheel_embeds_stores_and_finds(*, environment, reposi
     folder = images / "7"
     with serve(*arguments, roost=installed) as gateway:
         flags = ["--gateway", gateway.address]
-        roost("index", folder, *flags, roost=installed)
+        roost("index", folder, "--ledger", tmp_path / "job", *flags, roost=installed)
         query = min(folder.iterdir())
         found = roost("search", "--image", query, "--json", *flags, roost=installed).stdout
         assert gateway.stop() == 0

@@ -174,6 +174,36 @@ async def test_bad_input_gets_its_status_and_the_next_call_is_answered(stub, dig
     assert len(good.results) == 1
 
 
+BAD_INGESTS = {
+    "no id": (pb.Item(), vector(*[1.0] * DIM), "BAD_REQUEST"),
+    "an image too": (pb.Item(id="a", image=b"x"), vector(*[1.0] * DIM), "BAD_REQUEST"),
+    "short": (pb.Item(id="a"), vector(1.0), "BAD_VECTOR"),
+    "empty": (pb.Item(id="a"), vector(), "BAD_VECTOR"),
+    "half a float": (pb.Item(id="a"), pb.Vector(values=b"abcde"), "BAD_VECTOR"),
+    "NaN": (pb.Item(id="a"), vector(*[float("nan")] * DIM), "BAD_VECTOR"),
+    "zeros": (pb.Item(id="a"), vector(*[0.0] * DIM), "BAD_VECTOR"),
+    "long id": (pb.Item(id="a" * 257), vector(*[1.0] * DIM), "BAD_REQUEST"),
+}
+
+
+async def test_of_items_that_come_with_vectors_only_the_bad_ones_fail(stub, gateway):
+    good = pb.IngestItemsRequest(model="digits", item=pb.Item(id="good"), vector=vector(*[2.0] * DIM))
+    bad = [pb.IngestItemsRequest(model="digits", item=item, vector=given) for item, given, _ in BAD_INGESTS.values()]
+    answers = [answer async for answer in stub.IngestItems(iter([*bad, good]))]
+    reasons = []
+    for answer in answers[:-1]:
+        info = error_details_pb2.ErrorInfo()
+        assert answer.error.details[0].Unpack(info)
+        reasons.append(info.reason)
+    assert reasons == [reason for _, _, reason in BAD_INGESTS.values()]
+    assert answers[-1].outcome == pb.INGEST_OUTCOME_STORED
+    stored = (await stub.GetItem(pb.GetItemRequest(model="digits", id="good"))).item
+    assert np.linalg.norm(np.frombuffer(stored.vector.values, "<f4")) == pytest.approx(1)
+    assert stored.placement.cluster >= 0
+    images = await samples(gateway, "roost_images_total")
+    assert images[(("model", "digits@1"), ("result", "ok"))] == 0  # nothing was embedded
+
+
 @pytest.mark.parametrize("poison", [b"", b"no image", half("JPEG"), half("PNG"), encoded(Image.new("1", (8000, 8000)))])
 async def test_of_many_calls_at_once_only_the_bad_one_fails(stub, digits, poison):
     images = [*digits[:16], poison, *digits[16:31]]

@@ -14,17 +14,34 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from roost import errors
 from roost.client import Client
-from roost.indexing import ROUNDS, index
+from roost.folder import find
+from roost.indexing import Job, Ledger, index
+from roost.indexing.job import ROUNDS
 from roost.v1 import gateway_pb2 as pb
 
 NAMES = [f"{n}.png" for n in range(8)]
+SERVED = pb.Model(version=pb.ModelVersion(name="digits", version=1), in_service=True, dim=2, fingerprint="f")
 
 
 @pytest.fixture
 def folder(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
     for name in NAMES:
-        (tmp_path / name).write_bytes(name.encode())
-    return tmp_path
+        (images / name).write_bytes(name.encode())
+    return images
+
+
+@pytest.fixture
+def peer(peer):
+    """A gateway that embeds and serves one model."""
+
+    def embed(request, context):
+        vectors = [pb.EmbedResult(vector=pb.Vector(values=item.image[:8].ljust(8))) for item in request.items]
+        return pb.EmbedItemsResponse(results=vectors)
+
+    peer.answers |= {"EmbedItems": embed, "ListModels": lambda *_: pb.ListModelsResponse(models=[SERVED])}
+    return peer
 
 
 def failed(kind, **facts):
@@ -35,12 +52,14 @@ def failed(kind, **facts):
 
 
 def stored(request):
-    return pb.IngestItemsResponse(id=request.item.payload["path"], outcome=pb.INGEST_OUTCOME_STORED)
+    return pb.IngestItemsResponse(id=request.item.id, outcome=pb.INGEST_OUTCOME_STORED)
 
 
 def run(peer, folder, pauses):
-    with Client(peer.target) as client:
-        return [(name, outcome.kind) for name, outcome in index(client, folder, NAMES, pause=pauses.append)]
+    job = Job(str(folder), "digits", "f", 2)
+    with Client(peer.target) as client, Ledger.opened(folder.with_name("job"), job) as ledger:
+        outcomes = index(client, folder, find(folder), ledger=ledger, model="digits@1", pause=pauses.append)
+        return [(name, outcome.kind) for name, outcome in outcomes]
 
 
 def test_what_a_full_gateway_refused_is_sent_again_after_its_hint(peer, folder):
@@ -49,6 +68,8 @@ def test_what_a_full_gateway_refused_is_sent_again_after_its_hint(peer, folder):
     def answer(requests, context):
         for request in requests:
             path = request.item.payload["path"]
+            assert request.vector.values
+            assert not request.item.image
             if path in ("2.png", "5.png") and path not in refused:
                 refused.add(path)
                 yield failed(errors.Overloaded, retry_after_seconds="0.7")
@@ -100,6 +121,35 @@ def test_a_bad_file_is_final(peer, folder):
     assert run(peer, folder, []) == [(name, "failed") for name in NAMES]
 
 
+@pytest.mark.parametrize("times", [1, ROUNDS])
+def test_embedding_is_tried_again_too(peer, folder, times):
+    embed, tries = peer.answers["EmbedItems"], []
+
+    def answer(request, context):
+        tries.append(len(request.items))
+        if len(tries) <= times:
+            context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "")
+        return embed(request, context)
+
+    peer.answers |= {"EmbedItems": answer, "IngestItems": lambda requests, context: map(stored, requests)}
+    pauses = []
+    if times < ROUNDS:
+        assert sorted(run(peer, folder, pauses)) == [(name, "stored") for name in NAMES]
+    else:
+        with pytest.raises(errors.DeadlineExceeded):
+            run(peer, folder, pauses)
+    assert len(pauses) == min(times, ROUNDS - 1)
+
+
+def test_what_was_embedded_before_the_store_failed_is_not_embedded_again(peer, folder):
+    peer.answers["IngestItems"] = lambda requests, context: (failed(errors.DiskFull) for _ in requests)
+    with pytest.raises(errors.DiskFull):
+        run(peer, folder, [])
+    peer.answers["EmbedItems"] = lambda request, context: context.abort(grpc.StatusCode.INTERNAL, "not again")
+    peer.answers["IngestItems"] = lambda requests, context: map(stored, requests)
+    assert sorted(run(peer, folder, [])) == [(name, "stored") for name in NAMES]
+
+
 def test_ctrl_c_ends_a_wait_that_it_did_not_wake(peer, folder):
     over, stopped = threading.Event(), []
 
@@ -132,8 +182,9 @@ def test_ctrl_c_says_how_far_it_came(peer, folder):
                 return
             yield stored(request)
 
-    peer.answers |= {"IngestItems": answer, "ListModels": lambda request, context: pb.ListModelsResponse()}
+    peer.answers["IngestItems"] = answer
     command = [Path(sys.executable).with_name("roost"), "index", folder, "--gateway", peer.target]
+    command += ["--ledger", folder.with_name("job")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert half.wait(30)

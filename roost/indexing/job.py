@@ -1,0 +1,259 @@
+"""The bulk job itself: again and again until every file is stored or known to be bad."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from roost import ids
+from roost.client import Client, Item, Outcome
+from roost.errors import (
+    BackendUnavailable,
+    BadImage,
+    BadRequest,
+    DeadlineExceeded,
+    GatewayUnavailable,
+    Overloaded,
+    RateLimited,
+    RoostError,
+    StoreUnavailable,
+    TooLarge,
+    UnknownItem,
+)
+from roost.folder import File
+from roost.indexing import shards
+from roost.indexing.ledger import Ledger, Shard
+from roost.indexing.shards import Row
+
+PASSING = (Overloaded, RateLimited, GatewayUnavailable, BackendUnavailable, StoreUnavailable, DeadlineExceeded)
+"""Errors that the same file may not meet again."""
+OWN = (BadImage, TooLarge, BadRequest)
+"""Errors of one file; any other would meet every file."""
+ROUNDS = 6
+FIRST_PAUSE = 0.5  # seconds; doubles with each round that gets nothing done
+LONGEST_PAUSE = 8.0  # seconds; about 24 in all, in which a gateway restarts
+SHARD_IMAGES = 1000
+GROUP = 256
+"""Images that are read ahead and embedded together: four messages."""
+
+Pause = Callable[[float], object]
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A file that is not stored."""
+
+    path: str
+    error: RoostError
+
+
+@dataclass
+class Report:
+    """What became of the files."""
+
+    stored: int = 0
+    existed: int = 0
+    failed: list[Failure] = field(default_factory=list)
+
+    def add(self, name: str, outcome: Outcome) -> None:
+        """Count one file."""
+        if outcome.error is not None:
+            self.failed.append(Failure(name, outcome.error))
+        elif outcome.kind == "existed":
+            self.existed += 1
+        else:
+            self.stored += 1
+
+    @property
+    def done(self) -> int:
+        """Files that are counted."""
+        return self.stored + self.existed + len(self.failed)
+
+
+def index(
+    client: Client,
+    root: Path,
+    files: Sequence[File],
+    *,
+    ledger: Ledger,
+    model: str,
+    replace: bool = False,
+    shard_images: int = SHARD_IMAGES,
+    pause: Pause = time.sleep,
+) -> Iterator[tuple[str, Outcome]]:
+    """Store the images of a folder.
+
+    Files that the ledger has as stored are left alone, unless they were changed or the store has lost them; in that
+    case their vectors come from the shards. Where the gateway is full or gone, what it did not take is sent again
+    after the pause that it asks for.
+
+    Args:
+        client: The gateway's.
+        root: The folder.
+        files: What `roost.folder.find` found in it. The payload keeps the name as `path`, and the first folder's name,
+            if the file lies in one, as `label`.
+        ledger: What was done before.
+        model: `name@version`, whose encoder is the ledger's.
+        replace: Embed and store everything again.
+        shard_images: Files in a shard, at most.
+        pause: Waits for some seconds.
+
+    Yields:
+        Each file's name and its final outcome.
+
+    Raises:
+        RoostError: One that would meet every file, such as `UnknownModel` or `DiskFull`, or `GatewayUnavailable` and
+            its kind after several rounds that got nothing done.
+    """
+    job = _Run(client, root, ledger, model, skip_existing=not replace, pause=pause)
+    left = {file.name: file for file in files}
+    if not replace:
+        for shard in reversed(ledger.shards()):  # a file that was changed is in a later one too
+            yield from job.take_up(shard, left)
+    for group in _groups(left.values(), shard_images):
+        rows = list(job.embed(group))
+        yield from job.store(ledger.write(rows, model=model), rows)
+
+
+class _Run:
+    def __init__(
+        self, client: Client, root: Path, ledger: Ledger, model: str, *, skip_existing: bool, pause: Pause
+    ) -> None:
+        self._client, self._root, self._ledger, self._model = client, root, ledger, model
+        self._skip_existing, self._pause = skip_existing, pause
+
+    def take_up(self, shard: Shard, left: dict[str, File]) -> Iterator[tuple[str, Outcome]]:
+        """Settle the files of an older shard that are as they were, and take them from those that are left."""
+        known = shards.read(shard.path, with_vectors=False)
+        ours = {row.file.name for row in known if left.get(row.file.name) == row.file}
+        for name in ours:
+            del left[name]
+        if shard.finished and not self._is_lost([row for row in known if row.file.name in ours and row.id]):
+            for row in known:
+                if row.file.name in ours:
+                    yield row.file.name, _failed(row.error) if row.error else Outcome("existed", row.id)
+        else:
+            rows = [row for row in shards.read(shard.path) if row.file.name in ours]
+            yield from self.store(shard, rows)
+
+    def embed(self, files: Sequence[File]) -> Iterator[Row]:
+        """A row for each file, in order; while one group is embedded the next is read."""
+        groups = _groups(files, GROUP)
+        with ThreadPoolExecutor(1) as reader:
+            ahead = reader.submit(self._read, groups[0]) if groups else None
+            for place, group in enumerate(groups):
+                assert ahead is not None
+                contents = ahead.result()
+                if place + 1 < len(groups):
+                    ahead = reader.submit(self._read, groups[place + 1])
+                yield from self._embed(group, contents)
+
+    def store(self, shard: Shard, rows: Sequence[Row]) -> Iterator[tuple[str, Outcome]]:
+        """Store the vectors of a shard that is on disk, and then write it down."""
+        report = Report()
+        bad = [(row.file.name, _failed(row.error)) for row in rows if row.error]
+        good = [row for row in rows if not row.error]
+        for name, outcome in (*bad, *self._settled(good)):
+            report.add(name, outcome)
+            yield name, outcome
+        counts = {"stored": report.stored, "existed": report.existed, "failed": len(report.failed)}
+        self._ledger.finish(shard, model=self._model, **counts)
+
+    def _is_lost(self, rows: Sequence[Row]) -> bool:
+        """Whether the store has none of three items of a shard; one alone may have been deleted on purpose."""
+        for row in {rows[place].id: rows[place] for place in (len(rows) // 2, 0, -1)}.values() if rows else ():
+            try:
+                self._client.get(row.id, model=self._model)
+            except UnknownItem:
+                continue
+            return False
+        return bool(rows)
+
+    def _read(self, files: Iterable[File]) -> list[bytes | RoostError]:
+        contents: list[bytes | RoostError] = []
+        for file in files:
+            path = self._root / file.name
+            try:
+                contents.append(path.read_bytes())
+            except OSError as error:
+                contents.append(BadImage(f"{path} cannot be read: {error.strerror}.", path=path))
+        return contents
+
+    def _embed(self, files: Sequence[File], contents: Sequence[bytes | RoostError]) -> Iterator[Row]:
+        readable: list[tuple[File, bytes]] = []
+        for file, content in zip(files, contents, strict=True):
+            if isinstance(content, bytes):
+                readable.append((file, content))
+            else:
+                yield Row(file, error=content)
+
+        def attempt(left: Sequence[tuple[File, bytes]]) -> Iterator[np.ndarray | RoostError]:
+            return iter(self._client.embed([content for _, content in left], model=self._model, on_error="return"))
+
+        for (file, content), result in self._insist(readable, attempt):
+            if isinstance(result, RoostError):
+                yield Row(file, error=result)
+            else:
+                yield Row(file, ids.content_id(content), result)
+
+    def _settled(self, rows: Sequence[Row]) -> Iterator[tuple[str, Outcome]]:
+        def attempt(left: Sequence[Row]) -> Iterator[Outcome]:
+            return self._client.ingest(map(item, left), model=self._model, skip_existing=self._skip_existing)
+
+        for row, outcome in self._insist(rows, attempt):
+            yield row.file.name, outcome
+
+    def _insist(self, things: Sequence[T], attempt: Callable[[Sequence[T]], Iterator[R]]) -> Iterator[tuple[T, R]]:
+        """What an attempt gives for each thing, after as many rounds as it takes; not in order."""
+        left, idle = list(things), 0
+        while left:
+            again: list[T] = []
+            answered, settled = 0, 0
+            trouble: RoostError | None = None
+            try:
+                for thing, result in zip(left, attempt(left), strict=True):
+                    answered += 1
+                    error = result.error if isinstance(result, Outcome) else result
+                    if isinstance(error, PASSING):
+                        again.append(thing)
+                        trouble = error
+                    elif isinstance(error, RoostError) and not isinstance(error, OWN):
+                        raise error
+                    else:
+                        settled += 1
+                        yield thing, result
+            except PASSING as error:
+                trouble = error
+            left = again + left[answered:]
+            idle = 0 if settled else idle + 1
+            if left and trouble is not None:
+                if idle == ROUNDS:
+                    raise trouble
+                self._pause(_seconds(trouble, idle))
+
+
+def item(row: Row) -> Item:
+    """A row as an item: its file's path below the folder, and the folder's name as its label."""
+    first, slash, _ = row.file.name.partition("/")
+    payload = {"path": row.file.name} | ({"label": first} if slash else {})
+    return Item(id=row.id, vector=row.vector, payload=payload)
+
+
+def _failed(error: RoostError) -> Outcome:
+    return Outcome("failed", "", error=error)
+
+
+def _groups(things: Iterable[T], size: int) -> list[list[T]]:
+    things = list(things)
+    return [things[start : start + size] for start in range(0, len(things), size)]
+
+
+def _seconds(trouble: RoostError, idle: int) -> float:
+    hint = trouble.facts.get("retry_after_seconds")
+    return float(hint) if hint else min(LONGEST_PAUSE, FIRST_PAUSE * 2**idle)

@@ -1,0 +1,145 @@
+"""What a bulk job has done: `job.json`, a Parquet file for each shard, and a line for each that was stored.
+
+A shard is written before its vectors go to the store, and its line after the store has them: whatever is killed in
+between is stored again from the shard, and only a shard that was not written yet is embedded again.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+from roost.artifact import replace_bytes
+from roost.errors import BadArtifact, BadSettings
+from roost.indexing import shards
+from roost.indexing.shards import Row
+
+JOB = "job.json"
+LEDGER = "ledger.jsonl"
+LOCK = "lock"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is embedded, and by what."""
+
+    folder: str
+    """The images' folder, absolute."""
+    model: str
+    """The model's name, without its version: two versions with the same encoder are one job."""
+    fingerprint: str
+    """Of the encoder's files."""
+    dim: int
+    part: str = "1/1"
+    """Which part of the folder this process does, and of how many."""
+
+    def default_folder(self, jobs: Path) -> Path:
+        """Where the job keeps its ledger unless it is told otherwise."""
+        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        return jobs / f"{Path(self.folder).name or 'root'}-{self.model}-{digest[:8]}"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard on disk."""
+
+    path: Path
+    finished: bool
+    """Whether all of it was stored."""
+
+
+class Ledger:
+    """The job's folder, held by one process at a time; see `opened`."""
+
+    def __init__(self, folder: Path, job: Job) -> None:
+        self.folder, self.job = folder, job
+        self._lines = self._read()
+
+    @classmethod
+    @contextmanager
+    def opened(cls, folder: Path, job: Job) -> Iterator[Self]:
+        """Open a job's folder, or make it.
+
+        Raises:
+            BadSettings: The folder is another job's, is in use, or cannot be written.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = (folder / LOCK).open("ab")
+        except OSError as error:
+            raise BadSettings(
+                f"{folder} cannot be written ({error.strerror}). Name another folder with --ledger.", ledger=folder
+            ) from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BadSettings(
+                    f"Another `roost index` is at work with {folder}. Wait for it, or share the work: --part 1/2 and "
+                    "--part 2/2.",
+                    ledger=folder,
+                )
+            _check_job(folder, job)
+            yield cls(folder, job)
+
+    def shards(self) -> list[Shard]:
+        """Every shard that was written, in order."""
+        found = sorted(self.folder.glob("shard-*.parquet"))
+        return [Shard(path, path.name in self._lines) for path in found]
+
+    def write(self, rows: Sequence[Row], *, model: str) -> Shard:
+        """Keep the embeddings of some files; `DiskFull` where there is no space."""
+        last = max((int(shard.path.stem.removeprefix("shard-")) for shard in self.shards()), default=-1)
+        path = self.folder / f"shard-{last + 1:06}.parquet"
+        shards.write(path, rows, dim=self.job.dim, model=model)
+        return Shard(path, finished=False)
+
+    def finish(self, shard: Shard, *, model: str, stored: int, existed: int, failed: int) -> None:
+        """Say that the store has all of a shard; when this returns, that survives a power cut."""
+        counts = {"stored": stored, "existed": existed, "failed": failed}
+        line = json.dumps({"shard": shard.path.name, "model": model, **counts})
+        with (self.folder / LEDGER).open("ab") as stream:
+            stream.write(line.encode() + b"\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        self._lines.add(shard.path.name)
+
+    def _read(self) -> set[str]:
+        path = self.folder / LEDGER
+        if not path.exists():
+            return set()
+        content = path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if whole != content:  # a line that was cut by a crash
+            replace_bytes(path, whole)
+        try:
+            return {json.loads(line)["shard"] for line in whole.splitlines()}
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadArtifact(
+                f"{path} is damaged ({error}). Delete it, and its shards will be stored again.", path=path
+            ) from error
+
+
+def _check_job(folder: Path, job: Job) -> None:
+    path = folder / JOB
+    ours = {"schema": SCHEMA, **asdict(job)}
+    if not path.exists():
+        replace_bytes(path, json.dumps(ours, indent=2).encode() + b"\n")
+        return
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise BadArtifact(f"{path} is damaged ({error}). Delete its folder to begin anew.", path=path) from error
+    if found != ours:
+        different = [name for name in ours if not isinstance(found, dict) or found.get(name) != ours[name]]
+        raise BadSettings(
+            f"{folder} belongs to another job: its {' and '.join(different)} differ. Name another folder with "
+            "--ledger.",
+            ledger=folder,
+        )

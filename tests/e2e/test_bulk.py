@@ -1,0 +1,176 @@
+"""`roost index` is killed, run again, run in parts, and meets a store that lost everything."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from roost.client import Client
+
+SHARD = 40
+KILLS = 3
+
+
+@pytest.fixture
+def good(images, tmp_path) -> Path:
+    """Digits without the broken file, in a folder of their own."""
+    return Path(shutil.copytree(images, tmp_path / "images", ignore=shutil.ignore_patterns("broken.png")))
+
+
+@pytest.fixture
+def job(tmp_path) -> Path:
+    return tmp_path / "job"
+
+
+@pytest.fixture
+def gateway(repository, tmp_path, serve):
+    with serve("--backend", f"onnx://{repository}", "--store", f"edge://{tmp_path}/index") as running:
+        yield running
+
+
+@pytest.fixture
+def index(roost, good, job, gateway):
+    def run(*flags: object, folder: Path = good) -> dict:
+        flags = ("--gateway", gateway.address, "--ledger", job, "--shard-images", SHARD, "--json", *flags)
+        return json.loads(roost("index", folder, *flags).stdout)
+
+    return run
+
+
+def embedded(gateway) -> int:
+    """Images that the gateway has embedded."""
+    families = text_string_to_metric_families(gateway.fetch("/metrics"))
+    (images,) = (family for family in families if family.name == "roost_images")
+    return int(sum(sample.value for sample in images.samples if sample.name == "roost_images_total"))
+
+
+def state(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
+
+
+def test_a_second_run_changes_nothing(index, good, job, gateway):
+    count = len(list(good.rglob("*.png")))
+    first = index()
+    assert (first["files"], first["stored"], first["existed"]) == (count, count, 0)
+    assert len(list(job.glob("shard-*.parquet"))) == -(-count // SHARD)
+    before = state(job)
+    second = index()
+    assert (second["stored"], second["existed"]) == (0, count)
+    assert state(job) == before
+    assert embedded(gateway) == count
+
+
+def test_a_job_that_is_killed_embeds_at_most_one_shard_again(index, good, job, gateway, seed):
+    chance = random.Random(seed)
+    count = len(list(good.rglob("*.png")))
+    command = ["roost", "index", good, "--gateway", gateway.address, "--ledger", job, "--shard-images", str(SHARD)]
+    for _ in range(KILLS):
+        done = len(list(job.glob("shard-*.parquet")))
+        process = subprocess.Popen(command, env=os.environ | {"PATH": f"{Path(os.sys.executable).parent}"})
+        while len(list(job.glob("shard-*.parquet"))) < done + 2 and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(chance.random() * 0.2)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    last = index()
+    assert last["failed"] == []
+    assert last["stored"] + last["existed"] == count
+    assert embedded(gateway) <= count + KILLS * SHARD
+    names = [json.loads(line)["shard"] for line in (job / "ledger.jsonl").read_text().splitlines()]
+    assert sorted(names) == sorted(path.name for path in job.glob("shard-*.parquet"))
+    assert len(set(names)) == len(names)
+    with Client(gateway.address) as client:
+        stored = {item.payload["path"]: item.vector for item in client.items(with_vectors=True)}
+        expected = client.embed([good / name for name in stored])
+    assert len(stored) == count
+    assert np.abs(np.stack(list(stored.values())) - expected).max() < 1e-6
+
+
+def test_what_the_store_lost_comes_from_the_shards(index, good, repository, serve):
+    count = len(list(good.rglob("*.png")))
+    index()
+    with serve("--backend", f"onnx://{repository}", "--store", "memory://") as other:
+        again = index("--gateway", other.address)
+        assert (again["stored"], again["existed"]) == (count, 0)
+        assert embedded(other) == 0
+        with Client(other.address) as client:
+            assert client.models()[0].items == count
+
+
+def test_one_item_that_was_deleted_stays_deleted(index, good, job, gateway):
+    index()
+    with Client(gateway.address) as client:
+        gone = next(client.items()).id
+        client.delete(gone)
+        assert index()["stored"] == 0
+        assert gone not in {item.id for item in client.items()}
+
+
+def test_files_that_came_or_changed_are_stored_and_no_others(index, good, gateway):
+    index()
+    before = embedded(gateway)
+    some = sorted(good.rglob("*.png"))
+    shutil.copyfile(some[0], good / "new.png")
+    shutil.copyfile(some[1], some[2])
+    some[3].unlink()
+    done = index()
+    assert (done["files"], done["stored"] + done["existed"]) == (len(some), len(some))
+    assert embedded(gateway) - before == 2
+    assert index()["stored"] == 0
+
+
+def test_two_parts_do_the_whole_and_nothing_twice(index, good, job, gateway):
+    count = len(list(good.rglob("*.png")))
+    done = [index("--part", part, "--ledger", job / part[0]) for part in ("1/2", "2/2")]
+    assert sum(each["files"] for each in done) == count
+    assert min(each["files"] for each in done) > count / 3
+    assert embedded(gateway) == count
+
+
+def test_a_line_that_a_crash_cut_short_is_written_again(index, good, job, gateway):
+    count = len(list(good.rglob("*.png")))
+    index()
+    ledger = job / "ledger.jsonl"
+    whole = ledger.read_bytes()
+    ledger.write_bytes(whole[:-10])
+    done = index()
+    assert done["stored"] + done["existed"] == count
+    assert sorted(ledger.read_bytes().splitlines())[-1].startswith(b'{"shard"')
+    assert len(ledger.read_bytes().splitlines()) == len(whole.splitlines())
+    assert embedded(gateway) == count
+
+
+def test_a_damaged_shard_is_named(index, roost, good, job, gateway):
+    index()
+    shard = min(job.glob("shard-*.parquet"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 3] ^= 1
+    shard.write_bytes(content)
+    shard.with_name("ledger.jsonl").unlink()
+    with pytest.raises(AssertionError, match=rf"{shard.name} cannot be read .*Delete it"):
+        index()
+    shard.unlink()
+    assert index()["failed"] == []
+
+
+def test_new_clusters_need_no_embedding(good, job, repository, serve, roost):
+    """A version that differs in its clusters alone is filled from the shards."""
+    ours = Path(shutil.copytree(repository, job.with_name("models")))
+    with serve("--backend", f"onnx://{ours}", "--store", "memory://") as running:
+        flags = ("--gateway", running.address)
+        roost("index", good, "--ledger", job, *flags)
+        before = embedded(running)
+        roost("cluster", ours / "digits", good, "--k", 5)
+        roost("reload", *flags)
+        assert "digits@2" in roost("models", *flags).stdout
+        done = json.loads(roost("index", good, "--ledger", job, "--json", *flags).stdout)
+        assert done["stored"] == done["files"]
+        assert embedded(running) == before
