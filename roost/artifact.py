@@ -23,7 +23,9 @@ MODEL = "model.onnx"
 GOLDEN = "golden.npz"
 """Images' pixels and the embeddings that training gave them."""
 TOLERANCE = 1e-3
-"""A component of a golden embedding may differ by so much, wherever the model runs."""
+"""A component of a golden embedding may differ by so much, wherever an fp32 model runs."""
+LEAST_COSINE = 0.97
+"""The mean over the golden images, to what training gave, for a model in int8."""
 NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
 Positive = Annotated[FiniteFloat, Field(gt=0)]
@@ -88,6 +90,8 @@ class Manifest(Part):
     dim: PositiveInt
     """Length of an embedding."""
     metric: Literal["cosine"] = "cosine"
+    precision: Literal["fp32", "int8"] = "fp32"
+    """Of the model's file; the golden embeddings are fp32's in any case."""
     data: Data
     quality: dict[str, FiniteFloat] = {}
     """Figures measured by the stages, such as `knn20_accuracy` and `parity_max_abs_difference`."""

@@ -12,16 +12,18 @@ import numpy as np
 from roost import artifact
 from roost.artifact import Manifest
 from roost.errors import BadArtifact, BadSettings
-from roost_export import config, formats, parity
+from roost_export import config, formats, parity, quantise
 from roost_export import repository as repositories
 from roost_export.config import Serving
 from roost_export.formats import Shape, onnx
 from roost_export.parity import Parity
+from roost_export.quantise import Quantised
 from roost_training import encoders
 
 PYTHON = "python"
 PYTHON_FILE = "model.py"
 TENSORRT = "tensorrt"
+FP32, INT8 = "fp32", "int8"
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Exported:
     folder: Path
     """The new version's."""
     parity: Parity
+    quantised: Quantised | None = None
+    """How far int8 is from fp32, where it was asked for."""
 
 
 def export(
@@ -42,6 +46,8 @@ def export(
     format: str = "onnx",
     backend: str | None = None,
     accelerator: str | None = None,
+    precision: str = FP32,
+    images: Path | None = None,
     max_batch: int = 64,
     instances: int = 1,
     opset: int = 20,  # the newest that Triton 24.10, the oldest in our tests, certainly runs is 21
@@ -57,6 +63,8 @@ def export(
         backend: The Triton backend: the format's own by default, or "python" for ONNX Runtime in Triton's Python
             backend.
         accelerator: "tensorrt" has Triton's ONNX Runtime hand the graph to TensorRT; None does not.
+        precision: "fp32", or "int8" for CPUs, which multiply it several times as fast.
+        images: A folder of real images, such as those of training, on which int8 is calibrated and compared.
         max_batch: The most images that Triton puts into one batch.
         instances: How many copies of the model Triton runs on each device.
         opset: The ONNX operator set.
@@ -64,11 +72,14 @@ def export(
 
     Raises:
         BadArtifact: The run is incomplete or altered.
+        BadData: Too few images for int8.
         BadSettings: Options that contradict each other, or older versions of the model.
         UnknownPlugin: No such format.
         MissingDependency: The format needs a package or a device that is not here.
-        ParityFailed: The exported model does not repeat the run's golden embeddings; nothing was written.
+        ParityFailed: The exported model does not repeat the run's golden embeddings, or int8 is too far from them;
+            nothing was written.
     """
+    _check_precision(precision, format=format, accelerator=accelerator, images=images)
     chosen = formats.load(format)
     serving = _serving(chosen, backend=backend, accelerator=accelerator, max_batch=max_batch, instances=instances)
     chosen.check()
@@ -86,6 +97,12 @@ def export(
         compared = parity.check(
             chosen.load(draft.folder / chosen.FILE), pixels=pixels, expected=embeddings, max_batch=max_batch
         )
+        quantised = None
+        if precision == INT8 and images is not None:
+            quantised = _quantise(draft.folder / chosen.FILE, images=images, manifest=manifest, progress=progress)
+            compared = parity.compare(
+                chosen.load(draft.folder / chosen.FILE), pixels=pixels, expected=embeddings, max_batch=max_batch
+            )
         files = {chosen.FILE, artifact.GOLDEN, needs}
         shutil.copyfile(run / artifact.GOLDEN, draft.folder / artifact.GOLDEN)
         if serving.backend == PYTHON:
@@ -95,10 +112,39 @@ def export(
             "parity_max_abs_difference": compared.max_abs_difference,
             "parity_min_cosine": compared.min_cosine,
         }
-        manifest = manifest.model_copy(update={"version": draft.version, "quality": quality})
+        quality |= {} if quantised is None else _figures(quantised)
+        manifest = manifest.model_copy(update={"version": draft.version, "precision": precision, "quality": quality})
         manifest = artifact.write(draft.folder, manifest, files=files)
         artifact.replace_bytes(draft.config, config.render(manifest, serving).encode())
-    return Exported(manifest, draft.final, compared)
+    return Exported(manifest, draft.final, compared, quantised)
+
+
+def _check_precision(precision: str, *, format: str, accelerator: str | None, images: Path | None) -> None:
+    if precision not in (FP32, INT8):
+        raise BadSettings(f"No precision called {precision!r}. There are: {FP32}, {INT8}.", precision=precision)
+    if precision == INT8 and (format != "onnx" or accelerator is not None):
+        raise BadSettings(f"--precision {INT8} is for CPUs, and goes with --format onnx and no accelerator.")
+    if precision == INT8 and images is None:
+        raise BadSettings(f"--precision {INT8} is calibrated on real images. Name a folder of them with --images.")
+
+
+def _quantise(path: Path, *, images: Path, manifest: Manifest, progress: Callable[[str], None]) -> Quantised:
+    """Put an int8 model into the place of a float one."""
+    progress("reading images")
+    pictures = quantise.read(images, manifest.input)
+    source = path.with_name(f"float.{path.name}")
+    path.replace(source)
+    done = quantise.quantise(source, path, images=pictures, progress=progress)
+    source.unlink()
+    return done
+
+
+def _figures(quantised: Quantised) -> dict[str, float]:
+    figures = {"int8_mean_cosine": quantised.mean_cosine, "int8_min_cosine": quantised.min_cosine}
+    if quantised.knn20_accuracy is not None:
+        before, after = quantised.knn20_accuracy
+        figures["int8_knn20_accuracy_lost"] = before - after
+    return figures
 
 
 def _serving(

@@ -50,9 +50,7 @@ def check(embed: Embed, *, pixels: np.ndarray, expected: np.ndarray, max_batch: 
     Raises:
         ParityFailed: An embedding differs by more than `artifact.TOLERANCE`, is not finite, or has another length.
     """
-    alone = measure(_run(embed, pixels, 1), expected)
-    together = measure(_run(embed, pixels, max_batch), expected)
-    rows = [max(pair, key=lambda row: row.max_abs_difference) for pair in zip(alone, together, strict=True)]
+    rows = compare(embed, pixels=pixels, expected=expected, max_batch=max_batch).rows
     worst = max(rows, key=lambda row: row.max_abs_difference)
     if worst.max_abs_difference > TOLERANCE:
         raise ParityFailed(
@@ -62,6 +60,14 @@ def check(embed: Embed, *, pixels: np.ndarray, expected: np.ndarray, max_batch: 
             difference=worst.max_abs_difference,
         )
     return Parity(rows)
+
+
+def compare(embed: Embed, *, pixels: np.ndarray, expected: np.ndarray, max_batch: int) -> Parity:
+    """What `check` compares, without a verdict on values; another shape is still a `ParityFailed`."""
+    alone = measure(_run(embed, pixels, 1), expected)
+    together = measure(_run(embed, pixels, max_batch), expected)
+    pairs = zip(alone, together, strict=True)
+    return Parity([max(pair, key=lambda row: row.max_abs_difference) for pair in pairs])
 
 
 def measure(found: np.ndarray, expected: np.ndarray) -> list[Row]:

@@ -81,6 +81,8 @@ def export(
     format: Annotated[str | None, typer.Option(help="onnx or tensorrt.")] = None,
     backend: Annotated[str | None, typer.Option(help="Triton's backend: onnxruntime, tensorrt or python.")] = None,
     accelerator: Annotated[str | None, typer.Option(help="tensorrt: Triton hands the ONNX model to TensorRT.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, or int8 for CPUs; int8 needs --images.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Real images to calibrate int8 on, such as training's.")] = None,
     max_batch: Annotated[int | None, typer.Option(help="The most images that Triton batches.")] = None,
     json: Json = False,
 ) -> None:
@@ -88,7 +90,7 @@ def export(
 
     Example: roost export runs/digits --repository model_repository
     """
-    chosen = {"format": format, "max_batch": max_batch}
+    chosen = {"format": format, "precision": precision, "images": images, "max_batch": max_batch}
     given = {key: value for key, value in chosen.items() if value is not None}
     with stage("training"):
         from roost_export.export import export as run_export
@@ -97,10 +99,24 @@ def export(
             run, repository=repository, name=name, backend=backend, accelerator=accelerator, progress=say, **given
         )
     if json:
-        emit({"model": exported.manifest.reference, "folder": exported.folder, "parity": exported.parity})
+        emit(
+            {
+                "model": exported.manifest.reference,
+                "folder": exported.folder,
+                "parity": exported.parity,
+                "int8": exported.quantised,
+            }
+        )
         return
     rows = [(row.image, row.max_abs_difference, f"{row.cosine:.7f}") for row in exported.parity.rows]
     table(["#golden image", "#max abs difference", "#cosine"], rows)
+    if exported.quantised is not None:
+        int8 = exported.quantised
+        say(f"int8 to fp32 over {int8.images} images: mean cosine {int8.mean_cosine:.4f}, least {int8.min_cosine:.4f}.")
+        if int8.knn20_accuracy is not None:
+            say("kNN-20 among them: {:.1%} in fp32, {:.1%} in int8.".format(*int8.knn20_accuracy))
+        if int8.float_layers:
+            say(f"Left in float: {', '.join(int8.float_layers)}.")
     say(f"{exported.folder} holds {exported.manifest.reference}.")
 
 

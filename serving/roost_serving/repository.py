@@ -78,7 +78,7 @@ def check_golden(model: Model, embed: Callable[[np.ndarray], np.ndarray]) -> flo
         The largest absolute difference to the embeddings that training gave.
 
     Raises:
-        BadArtifact: It is over the tolerance, or there are no golden images to compare with.
+        BadArtifact: It is over the tolerance of its precision, or there are no golden images to compare with.
     """
     pixels, expected = _golden(model)
     found = embed(pixels)
@@ -89,7 +89,16 @@ def check_golden(model: Model, embed: Callable[[np.ndarray], np.ndarray]) -> flo
             model=model.manifest.reference,
         )
     difference = float(np.abs(found - expected).max())
-    if not difference <= artifact.TOLERANCE:
+    if model.manifest.precision != "fp32":
+        cosine = float(np.einsum("nd,nd->n", found, expected).mean())
+        if not cosine >= artifact.LEAST_COSINE:
+            raise BadArtifact(
+                f"{model.manifest.reference} has a mean cosine of {cosine:.3g} to its golden embeddings; "
+                f"{artifact.LEAST_COSINE:g} is the least for {model.manifest.precision}. Export it again.",
+                model=model.manifest.reference,
+                cosine=cosine,
+            )
+    elif not difference <= artifact.TOLERANCE:
         raise BadArtifact(
             f"{model.manifest.reference} differs by {difference:.2g} from its golden embeddings; "
             f"{artifact.TOLERANCE:g} is allowed. Export it again.",
