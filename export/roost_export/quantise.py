@@ -157,18 +157,25 @@ def _layers(path: Path) -> list[str]:
     return [node.name for node in found if node.name not in last]
 
 
+def _between(path: Path, layers: list[str]) -> list[str]:
+    """Names of the other operators that int8 passes through: those next to one of the layers."""
+    graph = onnx.load(path).graph
+    touched = {tensor for node in graph.node if node.name in layers for tensor in (*node.input, *node.output)}
+    others = [node for node in graph.node if node.op_type in BETWEEN]
+    return [node.name for node in others if touched.intersection((*node.input, *node.output))]
+
+
 def _write(
     source: Path, target: Path, layers: list[str], calibration: np.ndarray, *, cache: Path, without: list[str]
 ) -> None:
-    graph = onnx.load(source).graph
-    between = [node.name for node in graph.node if node.op_type in BETWEEN]
+    chosen = [name for name in layers if name not in without]
     with _quiet():
         quantize_static(
             source,
             target,
             _Reader(calibration),
             quant_format=QuantFormat.QDQ,
-            nodes_to_quantize=[name for name in layers if name not in without] + between,
+            nodes_to_quantize=chosen + _between(source, chosen),
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,

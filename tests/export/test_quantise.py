@@ -102,7 +102,7 @@ def test_layers_are_left_in_float_until_it_is_close_enough(run, images, tmp_path
 
 def test_int8_that_stays_too_far_leaves_nothing_behind(run, images, tmp_path, monkeypatch):
     monkeypatch.setattr(quantise, "LEAST_COSINE", 1.1)
-    with pytest.raises(ParityFailed, match="mean cosine of 0"):
+    with pytest.raises(ParityFailed, match="mean cosine of"):
         export(run, repository=tmp_path / "repository", precision="int8", images=images)
     assert not (tmp_path / "repository").exists()
 
