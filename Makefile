@@ -8,7 +8,7 @@ IMAGES ?=
 ONCE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint types contracts proto proto-check triton lock clean
+.PHONY: help install demo test soak check lint types contracts proto proto-check triton lock clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ demo: .venv/installed ## Train, export, cluster, serve, index and search. IMAGES
 
 test: .venv/installed ## Run the test suite.
 	$(BIN)/python -m pytest
+
+soak: .venv/installed ## Run the tests of reliability in their long form; figures go to benchmarks/reliability. About an hour.
+	$(BIN)/python -m pytest --soak tests/serving/reliability
 
 check: lint types contracts proto-check test ## Everything that CI runs.
 

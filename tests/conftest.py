@@ -20,6 +20,17 @@ SERVES = re.compile(r"serving (?P<models>.+) on (?P<address>\S+), http on (?P<ht
 PHOTOGRAPHS = ("astronaut.png", "brick.png", "camera.png", "chelsea.png", "coffee.png", "grass.png", "rocket.jpg")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--soak`: the long forms of the tests of reliability."""
+    parser.addoption("--soak", action="store_true", help="Run the tests of reliability in their long form.")
+
+
+@pytest.fixture
+def soak(request: pytest.FixtureRequest) -> bool:
+    """Whether a test shall take its long form."""
+    return request.config.getoption("--soak")
+
+
 @pytest.fixture
 def seed() -> int:
     """Of a test that leaves something to chance; printed, so that a failure can be repeated with ROOST_TEST_SEED."""

@@ -13,6 +13,7 @@ from roost.errors import BadArtifact
 
 Stamp = tuple[int, int, int]
 """Time, inode and size of a file; other ones once it was replaced."""
+BYTECODE = "__pycache__"  # Triton's Python backend leaves it beside model.py
 NO_STAMP: Stamp = (0, 0, 0)
 
 
@@ -63,8 +64,24 @@ def read(folder: Path) -> Model:
     manifest = artifact.read(folder)
     if (folder.parent.name, folder.name) != (manifest.name, str(manifest.version)):
         raise BadArtifact(f"{folder} holds {manifest.reference}. Export it again instead of moving it.", path=folder)
+    _check_extra(folder, manifest)
     fitted = clusters.load(folder / clusters.FILE, dim=manifest.dim) if clusters.FILE in manifest.files else None
     return Model(manifest, folder, fitted, stamp)
+
+
+def _check_extra(folder: Path, manifest: Manifest) -> None:
+    """Refuse files that nobody vouches for; a model server might read them.
+
+    Raises:
+        BadArtifact: There is one.
+    """
+    known = {*manifest.files, artifact.MANIFEST, clusters.FILE}  # clusters are there before they are listed
+    for path in sorted(folder.iterdir()):
+        being_written = path.name.startswith(tuple(f".{name}." for name in known))
+        if path.name not in known and not being_written and path.name != BYTECODE:
+            raise BadArtifact(
+                f"{path} is not in the manifest of {manifest.reference}. Remove it, or export again.", path=path
+            )
 
 
 def check_golden(model: Model, embed: Callable[[np.ndarray], np.ndarray]) -> float:

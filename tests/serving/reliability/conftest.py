@@ -1,0 +1,118 @@
+"""Faults, load and strangers' data, in a short form; `make soak` runs the long one and keeps its figures."""
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+FIGURES = Path(__file__).parents[3] / "benchmarks" / "reliability" / "figures.jsonl"
+
+
+@pytest.fixture
+def figures(request, soak, seed) -> Iterator[dict[str, Any]]:
+    """What a test measured; kept as a line of `benchmarks/reliability/figures.jsonl` where the run is the long one."""
+    kept: dict[str, Any] = {}
+    yield kept
+    if soak and kept:
+        line = {"test": request.node.name, "seed": seed, **kept}
+        with FIGURES.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+
+@dataclass
+class Load:
+    """What became of calls that were made at fixed times, however slow the answers were."""
+
+    seconds: float
+    good: list[float] = field(default_factory=list)
+    """Latencies from the intended start, in seconds."""
+    refused: list[float] = field(default_factory=list)
+    codes: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def goodput(self) -> float:
+        """Good answers a second."""
+        return len(self.good) / self.seconds
+
+    def percentile(self, share: float) -> float:
+        """Of the latencies of good answers, in seconds."""
+        ordered = sorted(self.good)
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("inf")
+
+
+async def open_loop_(call: Callable[[], Awaitable[object]], *, rate: float, seconds: float) -> Load:
+    """Begin `rate` calls a second for some seconds, and wait for all of them."""
+    load = Load(seconds)
+    begun = time.monotonic()
+
+    async def one(intended: float) -> None:
+        try:
+            await call()
+        except grpc.aio.AioRpcError as error:
+            load.codes[error.code().name] += 1
+            load.refused.append(time.monotonic() - intended)
+        else:
+            load.codes["OK"] += 1
+            load.good.append(time.monotonic() - intended)
+
+    calls = []
+    for number in range(int(rate * seconds)):
+        intended = begun + number / rate
+        await asyncio.sleep(max(0.0, intended - time.monotonic()))
+        calls.append(asyncio.create_task(one(intended)))
+    await asyncio.gather(*calls)
+    return load
+
+
+async def closed_loop_(call: Callable[[], Awaitable[object]], *, callers: int, seconds: float) -> float:
+    """Good answers a second, where each of some callers waits for its answer before it calls again."""
+    over = time.monotonic() + seconds
+
+    async def caller() -> int:
+        good = 0
+        while time.monotonic() < over:
+            await call()
+            good += 1
+        return good
+
+    return sum(await asyncio.gather(*(caller() for _ in range(callers)))) / seconds
+
+
+def memory_(pid: int) -> int:
+    """What a process holds, in bytes: its resident pages."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
+
+
+def held_(pid: int) -> dict[str, int]:
+    """Threads and open files of a process."""
+    return {
+        "threads": len(list(Path(f"/proc/{pid}/task").iterdir())),
+        "files": len(list(Path(f"/proc/{pid}/fd").iterdir())),
+    }
+
+
+@pytest.fixture
+def open_loop() -> Callable[..., Awaitable[Load]]:
+    return open_loop_
+
+
+@pytest.fixture
+def closed_loop() -> Callable[..., Awaitable[float]]:
+    return closed_loop_
+
+
+@pytest.fixture
+def memory() -> Callable[[int], int]:
+    return memory_
+
+
+@pytest.fixture
+def held() -> Callable[[int], dict[str, int]]:
+    return held_

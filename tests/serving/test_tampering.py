@@ -1,0 +1,147 @@
+"""What somebody did to a model's files after they were exported: refused before any of it is loaded."""
+
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from roost import artifact
+from roost.errors import BadArtifact
+from roost_serving import backends
+
+MODEL, GOLDEN, CLUSTERS, MANIFEST = "model.onnx", "golden.npz", "clusters.npz", "manifest.json"
+
+
+def flip(folder: Path, name: str) -> None:
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+
+
+def cut(folder: Path, name: str) -> None:
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[:-1])
+
+
+def link(folder: Path, name: str) -> None:
+    moved = folder.parent / f"moved-{name}"
+    (folder / name).rename(moved)
+    (folder / name).symlink_to(moved)
+
+
+def edit(folder: Path, change: Callable[[dict], object]) -> None:
+    content = json.loads((folder / MANIFEST).read_text())
+    change(content)
+    (folder / MANIFEST).write_text(json.dumps(content))
+
+
+def seal(folder: Path) -> None:
+    """List the files as they are now: whoever can write the files can write the manifest."""
+    manifest = artifact.read(folder, verify=())
+    artifact.write(folder, manifest, files=manifest.files)
+
+
+def list_from_elsewhere(folder: Path, name: str) -> None:
+    outside = folder.parent.parent / "outside"
+    outside.write_bytes(b"secret")
+    hashed = artifact.hash_file(outside)
+    edit(folder, lambda manifest: manifest["files"].update({name: hashed.model_dump()}))
+
+
+def weights_elsewhere(folder: Path, location: str) -> None:
+    graph = onnx.load(folder / MODEL)
+    outside = folder / "weights"
+    onnx.save_model(graph, folder / MODEL, save_as_external_data=True, location="weights", size_threshold=1024)
+    outside.rename((folder / location).resolve())
+    model = onnx.load(folder / MODEL, load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = location
+    (folder / MODEL).write_bytes(model.SerializeToString())
+    seal(folder)
+
+
+def pickled(folder: Path, name: str, key: str) -> None:
+    with np.load(folder / name) as saved:
+        arrays = dict(saved)
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays | {key: np.array([{}, {}], object)})
+    (folder / name).write_bytes(buffer.getvalue())
+    seal(folder)
+
+
+def swap(folder: Path) -> None:
+    """The model of another version, in order but for its hash."""
+    (folder / MODEL).write_bytes((folder / GOLDEN).read_bytes())
+
+
+CASES = {
+    "a flipped bit in the model": lambda folder: flip(folder, MODEL),
+    "a flipped bit in the golden images": lambda folder: flip(folder, GOLDEN),
+    "a flipped bit in the clusters": lambda folder: flip(folder, CLUSTERS),
+    "a model that was cut": lambda folder: cut(folder, MODEL),
+    "a model that is gone": lambda folder: (folder / MODEL).unlink(),
+    "another file in the model's place": swap,
+    "a folder in the model's place": lambda folder: ((folder / MODEL).unlink(), (folder / MODEL).mkdir()),
+    "an extra file": lambda folder: (folder / "model.py").write_text("import os"),
+    "an extra hidden file": lambda folder: (folder / ".weights").write_bytes(b"x"),
+    "an extra folder": lambda folder: (folder / "1").mkdir(),
+    "an extra link": lambda folder: (folder / "weights").symlink_to("/etc/passwd"),
+    "a model that is a link": lambda folder: link(folder, MODEL),
+    "golden images that are a link": lambda folder: link(folder, GOLDEN),
+    "a listed file above the folder": lambda folder: list_from_elsewhere(folder, "../../outside"),
+    "a listed file by its full path": lambda folder: list_from_elsewhere(folder, str(folder.parent.parent / "outside")),
+    "weights above the folder": lambda folder: weights_elsewhere(folder, "../weights"),
+    "weights beside the model": lambda folder: weights_elsewhere(folder, "weights"),
+    "a manifest of another version": lambda folder: edit(folder, lambda manifest: manifest.update(version=9)),
+    "a manifest of another name": lambda folder: edit(folder, lambda manifest: manifest.update(name="other")),
+    "a name that is a path": lambda folder: edit(folder, lambda manifest: manifest.update(name="../other")),
+    "a key that is unknown": lambda folder: edit(folder, lambda manifest: manifest.update(run="rm")),
+    "a manifest of another schema": lambda folder: edit(folder, lambda manifest: manifest.update(schema=99)),
+    "a manifest that is no JSON": lambda folder: (folder / MANIFEST).write_text("{"),
+    "a manifest that is nested too deeply": lambda folder: (folder / MANIFEST).write_text("[" * 100_000),
+    "a huge image size": lambda folder: edit(folder, lambda manifest: manifest["input"].update(size=10**9)),
+    "pickled golden images": lambda folder: pickled(folder, GOLDEN, "pixels"),
+    "pickled clusters": lambda folder: pickled(folder, CLUSTERS, "centroids"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+async def test_it_is_refused_before_anything_is_loaded(repository, tmp_path, monkeypatch, case):
+    folder = tmp_path / "repository" / "digits" / "1"
+    shutil.copytree(repository / "digits" / "1", folder)
+    CASES[case](folder)
+    loaded = []
+    session = onnxruntime.InferenceSession
+
+    def load(*arguments, **options):
+        made = session(*arguments, **options)
+        loaded.append(made)
+        return made
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", load)
+    backend = backends.connect(f"onnx://{tmp_path / 'repository'}", repository=Path(), workers=1)
+    with pytest.raises(BadArtifact) as caught:
+        await backend.open()
+    await backend.close()
+    assert len(caught.value.message) > 20
+    if case not in ("pickled golden images", "a huge image size"):
+        assert loaded == []
+
+
+async def test_what_was_not_tampered_with_is_served(repository, tmp_path):
+    folder = tmp_path / "repository" / "digits" / "1"
+    shutil.copytree(repository / "digits" / "1", folder)
+    (folder / ".manifest.json.123.456").write_bytes(b"being written")
+    (folder / "__pycache__").mkdir()
+    backend = backends.connect(f"onnx://{tmp_path / 'repository'}", repository=Path(), workers=1)
+    await backend.open()
+    assert [model.manifest.reference for model in backend.models] == ["digits@1"]
+    await backend.close()
