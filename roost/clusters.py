@@ -5,8 +5,6 @@ needs neither scikit-learn nor pickle to do so.
 """
 
 import io
-import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -14,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib.npyio import NpzFile
 
 from roost import artifact
+from roost.arrays import read as read_arrays
 from roost.errors import BadArtifact, BadVector
 
 FILE = "clusters.npz"
@@ -197,11 +195,7 @@ def load(path: Path, *, dim: int) -> Clusters:
         BadArtifact: It is missing, cut short, of another schema or another model's, or its arrays contradict
             each other.
     """
-    try:
-        with path.open("rb") as stream, NpzFile(stream, allow_pickle=False) as content:
-            arrays: dict[str, Any] = {name: np.asarray(content[name])[()] for name in content.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise BadArtifact(f"{path} cannot be read ({error}). Run `roost cluster` again.", path=path) from error
+    arrays: dict[str, Any] = dict(read_arrays(path, remedy="Run `roost cluster` again."))
     found = arrays.pop("schema", None)
     if not np.array_equal(found, SCHEMA):
         raise BadArtifact(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from roost import artifact
+from roost import arrays, artifact
 from roost.artifact import Manifest
 from roost.errors import BadArtifact, BadSettings
 from roost_export import config, formats, parity, quantise
@@ -183,11 +183,10 @@ def _rename(manifest: Manifest, name: str | None) -> Manifest:
 def _golden(run: Path, manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
     """The run's golden pixels (n, size, size, 3) and embeddings (n, dim)."""
     path = artifact.check_file(run, manifest, artifact.GOLDEN)
-    try:
-        with np.load(path, allow_pickle=False) as golden:
-            pixels, embeddings = golden["pixels"], golden["embeddings"]
-    except (OSError, ValueError, KeyError) as error:
-        raise BadArtifact(f"{path} has no golden images ({error}). Train it again.", path=path) from error
+    golden = arrays.read(path, remedy="Train it again.")
+    if not {"pixels", "embeddings"} <= golden.keys():
+        raise BadArtifact(f"{path} has no golden images. Train it again.", path=path)
+    pixels, embeddings = golden["pixels"], golden["embeddings"]
     size = manifest.input.size
     if pixels.shape[1:] != (size, size, 3) or pixels.dtype != np.uint8 or not 0 < len(pixels) == len(embeddings):
         raise BadArtifact(f"{path} holds pixels of shape {pixels.shape}, not (n, {size}, {size}, 3).", path=path)

@@ -3,11 +3,10 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
-from roost import artifact, clusters
+from roost import arrays, artifact, clusters
 from roost.artifact import Manifest
 from roost.errors import BadArtifact
 
@@ -128,11 +127,9 @@ def check_golden(model: Model, embed: Callable[[np.ndarray], np.ndarray]) -> flo
 def _golden(model: Model) -> tuple[np.ndarray, np.ndarray]:
     """Golden pixels, uint8 (n, size, size, 3), and their embeddings, (n, dim)."""
     path = artifact.check_file(model.folder, model.manifest, artifact.GOLDEN)
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as golden:
-            pixels, embeddings = golden["pixels"], golden["embeddings"]
-    except (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile) as error:
-        raise BadArtifact(f"{path} cannot be read ({error}). Export it again.", path=path) from error
+    golden = arrays.read(path, remedy="Export it again.")
+    nothing = np.empty(0)
+    pixels, embeddings = golden.get("pixels", nothing), golden.get("embeddings", nothing)
     size, dim = model.manifest.input.size, model.manifest.dim
     whole = pixels.dtype == np.uint8 and pixels.shape[1:] == (size, size, 3) and len(pixels) > 0
     if not whole or embeddings.shape != (len(pixels), dim):
