@@ -1,7 +1,8 @@
-"""Calls to a part that does not answer fail at once, until it is seen to answer again."""
+"""Calls to a part that does not answer fail at once, those that wait for it too, until it is seen to answer again."""
 
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+import asyncio
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast
 
 from roost.errors import BackendUnavailable, RoostError, StoreUnavailable
@@ -29,25 +30,32 @@ class Breaker:
         self.open = False
         self._part, self._error, self._observe = part, error, observe
         self._failures = 0
+        self._calls: set[asyncio.Timeout] = set()
         observe(False)
 
-    @contextmanager
-    def guard(self) -> Iterator[None]:
-        """A call to the part: refused while the breaker is open, and counted.
+    @asynccontextmanager
+    async def guard(self) -> AsyncIterator[None]:
+        """A call to the part: refused while the breaker is open, ended when it opens, and counted.
 
         Raises:
             RoostError: The breaker's, while it is open.
         """
         if self.open:
-            raise self._error(
-                f"The {self._part} does not answer, and is asked every {RETRY_SECONDS:g} s whether it is back. "
-                "Try again then.",
-                retry_after_seconds=RETRY_SECONDS,
-            )
+            raise self._refusal()
+        limit = asyncio.timeout(None)
         try:
-            yield
+            async with limit:
+                self._calls.add(limit)
+                try:
+                    yield
+                finally:
+                    self._calls.discard(limit)
         except (BackendUnavailable, StoreUnavailable):
             self.saw(up=False)
+            raise
+        except TimeoutError:
+            if limit.expired():
+                raise self._refusal()
             raise
         else:
             self._failures = 0
@@ -59,6 +67,17 @@ class Breaker:
         if now_open is not self.open:
             self.open = now_open
             self._observe(now_open)
+            if now_open:
+                waiting, self._calls = self._calls, set()
+                for call in waiting:  # they would wait for their deadlines, in vain
+                    call.reschedule(asyncio.get_running_loop().time())
+
+    def _refusal(self) -> RoostError:
+        return self._error(
+            f"The {self._part} does not answer, and is asked every {RETRY_SECONDS:g} s whether it is back. "
+            "Try again then.",
+            retry_after_seconds=RETRY_SECONDS,
+        )
 
 
 def guarded(part: T, breaker: Breaker, calls: Collection[str]) -> T:
@@ -76,7 +95,7 @@ class _Guarded:
             return found
 
         async def call(*args: Any, **named: Any) -> Any:
-            with self._breaker.guard():
+            async with self._breaker.guard():
                 return await found(*args, **named)
 
         return call

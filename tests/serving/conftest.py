@@ -1,6 +1,12 @@
 """A real exported model with clusters, real images, and a gateway over real sockets."""
 
+import asyncio
 import io
+import json
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -12,6 +18,7 @@ from PIL import Image
 from roost import artifact, clusters, ids
 from roost.v1 import gateway_pb2_grpc
 from roost_export.export import export
+from roost_serving.edge.indexing import INDEX_BYTES
 from roost_serving.server import serving
 from roost_serving.settings import ServeSettings
 from roost_training import encoders
@@ -85,6 +92,29 @@ def repository(tmp_path_factory, embedder, embed_pixels, digits):
     written = artifact.read(folder)
     artifact.write(folder, written, files=[*written.files, clusters.FILE])
     return root
+
+
+@asynccontextmanager
+async def engine(
+    folder: Path, *, address: str = "127.0.0.1:0", index_bytes: int = INDEX_BYTES
+) -> AsyncIterator[tuple[str, asyncio.subprocess.Process]]:
+    """The engine's process, started by hand on TCP, as the address of a Qdrant server."""
+    command = [sys.executable, "-m", "roost_serving.edge", str(folder), "--listen", address]
+    command += ["--index-bytes", str(index_bytes)]
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
+    try:
+        line = json.loads(await process.stdout.readline())
+        yield "qdrant://" + line["address"], process
+    finally:
+        process.stdin.close()
+        await process.wait()
+
+
+@pytest.fixture(scope="session")
+def engine_at() -> Callable[..., AbstractAsyncContextManager[tuple[str, asyncio.subprocess.Process]]]:
+    """Start the engine's process by hand."""
+    return engine
 
 
 @pytest.fixture

@@ -23,34 +23,54 @@ def breaker(seen):
     return Breaker("store", StoreUnavailable, observe=seen.append)
 
 
-def fail(breaker: Breaker) -> None:
-    with pytest.raises(BackendUnavailable), breaker.guard():
-        raise BackendUnavailable("away")
+async def fail(breaker: Breaker) -> None:
+    with pytest.raises(BackendUnavailable):
+        async with breaker.guard():
+            raise BackendUnavailable("away")
 
 
-def test_two_failures_in_a_row_open_it_and_a_look_closes_it(breaker, seen):
-    fail(breaker)
-    with breaker.guard():
+async def test_two_failures_in_a_row_open_it_and_a_look_closes_it(breaker, seen):
+    await fail(breaker)
+    async with breaker.guard():
         pass
-    fail(breaker)
+    await fail(breaker)
     assert not breaker.open
-    fail(breaker)
-    with pytest.raises(StoreUnavailable, match="does not answer") as caught, breaker.guard():
-        pytest.fail("it was called")
+    await fail(breaker)
+    with pytest.raises(StoreUnavailable, match="does not answer") as caught:
+        async with breaker.guard():
+            pytest.fail("it was called")
     assert float(caught.value.facts["retry_after_seconds"]) > 0
     breaker.saw(up=False)
     assert breaker.open
     breaker.saw(up=True)
-    with breaker.guard():
+    async with breaker.guard():
         pass
     assert seen == [False, True, False]
 
 
-def test_a_caller_s_own_mistake_is_no_failure(breaker):
+@pytest.mark.parametrize("mistake", [ValueError, TimeoutError])
+async def test_a_caller_s_own_mistake_is_no_failure(breaker, mistake):
     for _ in range(5):
-        with pytest.raises(ValueError, match="mine"), breaker.guard():
-            raise ValueError("mine")
+        with pytest.raises(mistake):
+            async with breaker.guard():
+                raise mistake("mine")
     assert not breaker.open
+
+
+async def test_calls_that_wait_end_when_it_opens(breaker):
+    async def wait() -> None:
+        async with breaker.guard():
+            await asyncio.sleep(60)
+
+    waiting = [asyncio.create_task(wait()) for _ in range(3)]
+    given_up = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    given_up.cancel()
+    await fail(breaker)
+    await fail(breaker)
+    async with asyncio.timeout(5):
+        ended = await asyncio.gather(*waiting, given_up, return_exceptions=True)
+    assert [type(error) for error in ended] == [StoreUnavailable] * 3 + [asyncio.CancelledError]
 
 
 async def test_only_calls_go_through_it(breaker):

@@ -13,7 +13,7 @@ import pytest
 
 from roost import artifact, clusters
 from roost.client import AsyncClient, Item
-from roost.errors import BadArtifact, RoostError, UnknownModel
+from roost.errors import BadArtifact, UnknownModel
 from roost_serving.server import serving
 
 PERIOD = 0.05
@@ -178,38 +178,6 @@ async def test_a_signal_has_the_repository_looked_at(ours, serve):
             add(ours, 2)
             running.process.send_signal(signal.SIGHUP)
             await _until_served(client, "digits@2")
-
-
-async def test_no_call_fails_or_mixes_versions_while_versions_come_and_go(settings, ours, digits):
-    versions, failures = set(), []
-    items = [Item(image=image) for image in digits[:4]]
-
-    async def call(client: AsyncClient) -> None:
-        try:
-            answers = [outcome async for outcome in client.ingest(items, model="digits")]
-            versions.update(answer.model for answer in answers)
-            failures.extend(answer.error for answer in answers if answer.error)
-            await client.embed([item.image for item in items], model="digits")
-        except RoostError as error:
-            failures.append(error)
-
-    async def keep_calling(client: AsyncClient, calls: set[asyncio.Task[None]]) -> None:
-        while True:
-            calls.add(asyncio.create_task(call(client)))
-            await asyncio.sleep(0.04)
-
-    async with gateway(settings, ours, period=PERIOD) as (_, client):
-        calls: set[asyncio.Task[None]] = set()
-        caller = asyncio.create_task(keep_calling(client, calls))
-        for version in range(2, 6):
-            add(ours, version)
-            await _until_served(client, f"digits@{version}")
-            shutil.rmtree(ours / "digits" / str(version - 1))
-        await _until(lambda: "digits@5" in versions)
-        caller.cancel()
-        await asyncio.gather(*calls)
-    assert failures == []
-    assert versions >= {"digits@1", "digits@5"}
 
 
 async def test_a_long_call_asks_one_version_though_the_name_moves(settings, ours, digits):

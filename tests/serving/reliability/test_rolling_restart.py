@@ -9,7 +9,6 @@ from roost.client import AsyncClient
 from roost.errors import RoostError
 from roost_serving.server import serving
 
-RESTARTS = 4
 CALLS_A_SECOND = 50
 
 
@@ -44,7 +43,8 @@ async def replicas(settings):
         await replica.stop()
 
 
-async def test_no_call_fails_while_gateways_restart_in_turn(replicas, digits):
+async def test_no_call_fails_while_gateways_restart_in_turn(replicas, digits, soak, figures):
+    restarts = 20 if soak else 4
     target = "ipv4:" + ",".join(f"127.0.0.1:{replica.settings.port}" for replica in replicas)
     over = asyncio.Event()
     failed: list[RoostError] = []
@@ -70,12 +70,13 @@ async def test_no_call_fails_while_gateways_restart_in_turn(replicas, digits):
     async with AsyncClient(target) as client:
         await call(client)
         loading = asyncio.create_task(load(client))
-        for number in range(RESTARTS):
+        for number in range(restarts):
             replica = replicas[number % 2]
             await replica.stop()
             await replica.start()
             await asyncio.sleep(0.5)
         over.set()
         await loading
+    figures |= {"restarts": restarts, "answered": answered, "failed": len(failed)}
     assert failed == []
-    assert answered > RESTARTS * 10
+    assert answered > restarts * 10

@@ -1,9 +1,7 @@
 """Every store that there is, running: the suite beside this file holds for each of them."""
 
 import asyncio
-import json
 import os
-import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -16,46 +14,29 @@ import pytest_asyncio
 from roost import plugins
 from roost.clusters import Placement
 from roost_serving import stores
-from roost_serving.edge.indexing import INDEX_BYTES
 
+Engine = Callable[..., AbstractAsyncContextManager[tuple[str, asyncio.subprocess.Process]]]
 SERVER_URL = os.environ.get("ROOST_TEST_QDRANT_URL")
 
 
 @asynccontextmanager
-async def engine(
-    folder: Path, *, address: str = "127.0.0.1:0", index_bytes: int = INDEX_BYTES
-) -> AsyncIterator[tuple[str, asyncio.subprocess.Process]]:
-    """The engine's process, started by hand on TCP, as the address of a Qdrant server."""
-    command = [sys.executable, "-m", "roost_serving.edge", str(folder), "--listen", address]
-    command += ["--index-bytes", str(index_bytes)]
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
-    try:
-        line = json.loads(await process.stdout.readline())
-        yield "qdrant://" + line["address"], process
-    finally:
-        process.stdin.close()
-        await process.wait()
-
-
-@asynccontextmanager
-async def memory_url(tmp_path: Path) -> AsyncIterator[str]:
+async def memory_url(tmp_path: Path, engine_at: Engine) -> AsyncIterator[str]:
     yield "memory://"
 
 
 @asynccontextmanager
-async def edge_url(tmp_path: Path) -> AsyncIterator[str]:
+async def edge_url(tmp_path: Path, engine_at: Engine) -> AsyncIterator[str]:
     yield f"edge://{tmp_path / 'index'}"
 
 
 @asynccontextmanager
-async def qdrant_url(tmp_path: Path) -> AsyncIterator[str]:
-    async with engine(tmp_path / "index") as (url, _):
+async def qdrant_url(tmp_path: Path, engine_at: Engine) -> AsyncIterator[str]:
+    async with engine_at(tmp_path / "index") as (url, _):
         yield url
 
 
 @asynccontextmanager
-async def server_url(tmp_path: Path) -> AsyncIterator[str]:
+async def server_url(tmp_path: Path, engine_at: Engine) -> AsyncIterator[str]:
     yield SERVER_URL
 
 
@@ -63,15 +44,9 @@ URLS = {"memory": memory_url, "edge": edge_url, "qdrant": qdrant_url, "server": 
 NAMES = [*plugins.names(stores), *(["server"] if SERVER_URL else [])]
 
 
-@pytest.fixture
-def engine_at() -> Callable[..., AbstractAsyncContextManager[tuple[str, asyncio.subprocess.Process]]]:
-    """Start the engine's process by hand."""
-    return engine
-
-
 @pytest_asyncio.fixture(params=NAMES, scope="module", loop_scope="module")
-async def store(request, tmp_path_factory) -> AsyncIterator[stores.Store]:
-    async with URLS[request.param](tmp_path_factory.mktemp(request.param)) as url:
+async def store(request, tmp_path_factory, engine_at) -> AsyncIterator[stores.Store]:
+    async with URLS[request.param](tmp_path_factory.mktemp(request.param), engine_at) as url:
         store = stores.connect(url, api_key=os.environ.get("ROOST_TEST_QDRANT_API_KEY") if SERVER_URL else None)
         await store.open()
         yield store
