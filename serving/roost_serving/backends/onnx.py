@@ -1,13 +1,15 @@
 """ONNX Runtime in this process: `onnx://model_repository`.
 
 One worker per core takes an image from bytes to embedding on its own: two single-threaded sessions beat one of two
-threads, and an image that stays with its worker needs no batching. Both decoding and inference release the GIL.
+threads, and an image that stays with its worker needs no batching. Only an image that finds the gateway idle is
+inferred by all cores at once. Both decoding and inference release the GIL.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -51,7 +53,23 @@ class Loaded:
 
     model: Model
     free: list[onnxruntime.InferenceSession]
-    """One session for every worker, without those that are in use."""
+    """One session of one thread for every worker, without those that are in use."""
+    wide: list[onnxruntime.InferenceSession]
+    """One session that uses every core, unless it is in use; none where there is one worker."""
+
+    @contextmanager
+    def session(self, *, alone: bool) -> Iterator[onnxruntime.InferenceSession]:
+        """A session to run one image on, back in its place afterwards."""
+        pool = self.wide if alone else self.free
+        try:
+            session = pool.pop()
+        except IndexError:  # a call that was given up is still at it
+            pool = self.free  # which is never empty: it has as many as there are threads
+            session = pool.pop()
+        try:
+            yield session
+        finally:
+            pool.append(session)
 
 
 class Backend:
@@ -63,6 +81,8 @@ class Backend:
         self._workers = workers
         self._pool = FairPool(workers, name="embed")
         self._loaded: dict[str, Loaded] = {}
+        self._held = 0
+        """Images of calls that wait for their answers."""
         self._closed = False
 
     @property
@@ -81,10 +101,10 @@ class Backend:
     async def load(self, model: Model) -> None:
         """Load a model version once per worker, on threads of its own, and check it on its golden images."""
         graph = await asyncio.to_thread(_graph, model)
-        loading = [asyncio.to_thread(_session, model, graph) for _ in range(self._workers)]
-        sessions = await asyncio.gather(*loading)
-        await asyncio.to_thread(_check, model, sessions[0])
-        self._loaded[model.manifest.reference] = Loaded(model, sessions)
+        threads = [1] * self._workers + [self._workers] * (self._workers > 1)
+        sessions = await asyncio.gather(*(asyncio.to_thread(_session, model, graph, threads=n) for n in threads))
+        await asyncio.to_thread(_check, model, sessions[-1])
+        self._loaded[model.manifest.reference] = Loaded(model, sessions[: self._workers], sessions[self._workers :])
 
     def drop(self, model: Model) -> None:
         """Forget a model version; its memory is free once the images that are on their way are done."""
@@ -110,27 +130,31 @@ class Backend:
             raise UnknownModel(f"{manifest.reference} is no longer served.", model=manifest.reference)
         arrival = time.monotonic()
         deadline = None if timeout is None else arrival + timeout
-        tasks = [self._pool.submit(partial(self._embed, loaded, image, arrival, deadline)) for image in images]
+        alone = self._held == 0 and len(images) == 1
+        self._held += len(images)
+        work = partial(self._embed, loaded, arrival=arrival, deadline=deadline, alone=alone)
         try:
             async with asyncio.timeout(timeout):
-                return list(await asyncio.gather(*tasks))
+                return list(await asyncio.gather(*(self._pool.submit(partial(work, image)) for image in images)))
         except TimeoutError:
             raise DeadlineExceeded(f"The deadline passed before {len(images)} images were embedded.")
+        finally:
+            self._held -= len(images)
 
-    def _embed(self, loaded: Loaded, image: bytes, arrival: float, deadline: float | None) -> Embedded | RoostError:
+    def _embed(
+        self, loaded: Loaded, image: bytes, *, arrival: float, deadline: float | None, alone: bool
+    ) -> Embedded | RoostError:
         begun = time.monotonic()
         if deadline is not None and begun > deadline:
             return DeadlineExceeded("The deadline passed while the image waited for a worker.")
         given = loaded.model.manifest.input
-        session = loaded.free.pop()  # never empty: there are as many as threads that come here
         try:
             pixels = preprocess.decode(image, size=given.size, resize=given.resize, limits=self._limits)
             decoded = time.monotonic()
-            vector = _infer(session, pixels[np.newaxis])[0]
+            with loaded.session(alone=alone) as session:
+                vector = _infer(session, pixels[np.newaxis])[0]
         except RoostError as error:
             return error
-        finally:
-            loaded.free.append(session)
         seconds = {"queue": begun - arrival, "decode": decoded - begun, "infer": time.monotonic() - decoded}
         return Embedded(vector, seconds)
 
@@ -147,11 +171,13 @@ def _graph(model: Model) -> bytes:
     return artifact.check_file(model.folder, model.manifest, artifact.MODEL).read_bytes()
 
 
-def _session(model: Model, graph: bytes) -> onnxruntime.InferenceSession:
+def _session(model: Model, graph: bytes, *, threads: int) -> onnxruntime.InferenceSession:
     path = model.folder / artifact.MODEL
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    # Threads that share an image wait for each other busily, but never between two images.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if threads > 1 else "0")
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     # A graph may name files that hold its weights, which no manifest vouches for. They would be looked for in the
     # working directory; inside a file, none is found, so that such a graph is refused.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path))
