@@ -43,7 +43,9 @@ class Metrics:
         self.in_flight_limit = Gauge("roost_in_flight_images_limit", "Images that may be held.", registry=registry)
         self.in_flight_bytes = Gauge("roost_in_flight_bytes", "Bytes of images held now.", registry=registry)
         self.in_flight_bytes_limit = Gauge("roost_in_flight_bytes_limit", "Bytes that may be held.", registry=registry)
-        self.refused = Counter("roost_refused_total", "Calls that were refused.", ("reason",), registry=registry)
+        self.refused = Counter(
+            "roost_refused_total", "Calls and items of streams that were refused.", ("reason",), registry=registry
+        )
         self.calls = Counter(
             "roost_caller_calls_total", "RPCs ended, by the caller's key.", ("caller", "grpc_code"), registry=registry
         )
@@ -119,7 +121,7 @@ class Metrics:
         self.calls.labels(caller, code).inc()
 
     def failed(self, error: RoostError) -> None:
-        """A call was answered with an error."""
+        """A call, or an item of a stream, was answered with an error."""
         if error.reason in REFUSALS:
             self.refused.labels(error.reason).inc()
 

@@ -49,6 +49,10 @@ class Observer(Protocol):
         """So much is in flight now."""
         ...
 
+    def failed(self, error: RoostError) -> None:
+        """A call, or an item of a stream, was answered with an error."""
+        ...
+
 
 @dataclass(frozen=True)
 class Item:
@@ -101,7 +105,7 @@ class Pipeline:
         self.backend = backend
         self.store = store
         self.admission = Admission(limit, observer.holding)
-        self._observer = observer
+        self.observer = observer
         self.served = Served()
         self._writer = Writer(store, observer)
 
@@ -309,7 +313,7 @@ class Pipeline:
         results = await self.backend.embed(model.manifest, [item.image for item in items], timeout=timeout)
         for result in results:
             for stage, seconds in result.seconds.items() if isinstance(result, Embedded) else ():
-                self._observer.stage(stage, seconds)
+                self.observer.stage(stage, seconds)
         return [_finite(result, model.manifest) for result in results]
 
     async def _place(self, model: Model, vectors: np.ndarray) -> Sequence[Placement | None]:
@@ -322,7 +326,7 @@ class Pipeline:
                 model.clusters.place(vectors) if few else await asyncio.to_thread(model.clusters.place, vectors)
             )
         flagged = sum(placement.anomaly for placement in placements)
-        self._observer.anomalies(model.manifest.reference, flagged)
+        self.observer.anomalies(model.manifest.reference, flagged)
         return placements
 
     def _need_clusters(self, model: Model) -> None:
@@ -338,7 +342,7 @@ class Pipeline:
             yield tally
         finally:
             if tally.ok or tally.failed:
-                self._observer.embedded(model.manifest.reference, ok=tally.ok, failed=tally.failed)
+                self.observer.embedded(model.manifest.reference, ok=tally.ok, failed=tally.failed)
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
@@ -346,7 +350,7 @@ class Pipeline:
         try:
             yield
         finally:
-            self._observer.stage(stage, time.monotonic() - begun)
+            self.observer.stage(stage, time.monotonic() - begun)
 
 
 def unit(vector: np.ndarray, manifest: Manifest) -> np.ndarray:

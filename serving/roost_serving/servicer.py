@@ -83,6 +83,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             try:
                 return await self._ingest(request, timeout=_left(context))
             except RoostError as error:  # one bad item must not end the stream
+                self.pipeline.observer.failed(error)
                 return pb.IngestItemsResponse(
                     id=request.item.id, outcome=pb.INGEST_OUTCOME_FAILED, error=status.of(error)
                 )

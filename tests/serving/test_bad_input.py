@@ -216,6 +216,13 @@ async def test_of_many_calls_at_once_only_the_bad_one_fails(stub, digits, poison
     assert good == [result.vector.values for result in alone.results]
 
 
+async def test_refused_items_of_a_stream_are_counted(stub, gateway):
+    large = pb.IngestItemsRequest(model="digits", item=pb.Item(image=b"\xff" * (10 * 1024 * 1024 + 1)))
+    answers = [answer async for answer in stub.IngestItems(iter([large, large]))]
+    assert [answer.outcome for answer in answers] == [pb.INGEST_OUTCOME_FAILED] * 2
+    assert (await samples(gateway, "roost_refused_total"))[(("reason", "TOO_LARGE"),)] == 2
+
+
 async def test_a_message_that_cannot_be_parsed_is_a_bad_request(gateway):
     async with grpc.aio.insecure_channel(gateway.address) as channel:
         call = channel.unary_unary("/roost.v1.GatewayService/EmbedItems")
