@@ -103,6 +103,7 @@ def export(
             compared = parity.compare(
                 chosen.load(draft.folder / chosen.FILE), pixels=pixels, expected=embeddings, max_batch=max_batch
             )
+            parity.check_cosine(compared)
         files = {chosen.FILE, artifact.GOLDEN, needs}
         shutil.copyfile(run / artifact.GOLDEN, draft.folder / artifact.GOLDEN)
         if serving.backend == PYTHON:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from roost.artifact import TOLERANCE
+from roost.artifact import LEAST_COSINE, TOLERANCE
 from roost.errors import ParityFailed
 from roost_export.formats import Embed
 
@@ -68,6 +68,21 @@ def compare(embed: Embed, *, pixels: np.ndarray, expected: np.ndarray, max_batch
     together = measure(_run(embed, pixels, max_batch), expected)
     pairs = zip(alone, together, strict=True)
     return Parity([max(pair, key=lambda row: row.max_abs_difference) for pair in pairs])
+
+
+def check_cosine(compared: Parity) -> None:
+    """Hold a model of less than fp32 to what the gateway will ask of it.
+
+    Raises:
+        ParityFailed: The mean cosine is under `artifact.LEAST_COSINE`.
+    """
+    mean = sum(row.cosine for row in compared.rows) / len(compared.rows)
+    if not mean >= LEAST_COSINE:
+        raise ParityFailed(
+            f"The golden images have a mean cosine of {mean:.3g} to what training gave; {LEAST_COSINE:g} is the least. "
+            "Nothing was written. Give --images like those of training, or export in fp32.",
+            cosine=mean,
+        )
 
 
 def measure(found: np.ndarray, expected: np.ndarray) -> list[Row]:

@@ -130,9 +130,9 @@ def quantise(
             if ranked is None:
                 progress("looking for the layers that mind most")
                 ranked = _ranked(write, target, layers, images.held_out[:TRIED], expected[:TRIED])
-            if kept >= len(layers) // 2:
+            if kept == len(layers) // 2:
                 raise ParityFailed(_verdict(result), cosine=result.mean_cosine)
-            kept = max(1, 2 * kept)
+            kept = min(max(1, 2 * kept), len(layers) // 2)
 
 
 def _good(result: Quantised) -> bool:

@@ -70,7 +70,7 @@ def index(
                     files,
                     ledger=done,
                     model=served.reference,
-                    replace=replace,
+                    anew=replace,
                     shard_images=shard_images,
                     pause=_pause,
                 )

@@ -216,7 +216,7 @@ class AsyncClient:
         first = None
         try:
             async for thing, request in _in_thread(calls):
-                if len(waiting) == (CALLS_IN_FLIGHT if first or batches.pinned(request) else 1):
+                if len(waiting) >= (CALLS_IN_FLIGHT if first or batches.pinned(request) else 1):
                     answer = await waiting[0][1]
                     first = first or answer
                     yield waiting.popleft()[0], answer

@@ -268,7 +268,7 @@ class Client:
         first = None
         try:
             for thing, request in calls:
-                if len(waiting) == (CALLS_IN_FLIGHT if first or batches.pinned(request) else 1):
+                if len(waiting) >= (CALLS_IN_FLIGHT if first or batches.pinned(request) else 1):
                     answer = self._result(waiting[0][1])
                     first = first or answer
                     yield waiting.popleft()[0], answer

@@ -1,9 +1,10 @@
 """The bulk job itself: again and again until every file is stored or known to be bad."""
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -83,7 +84,7 @@ def index(
     *,
     ledger: Ledger,
     model: str,
-    replace: bool = False,
+    anew: bool = False,
     shard_images: int = SHARD_IMAGES,
     pause: Pause = time.sleep,
 ) -> Iterator[tuple[str, Outcome]]:
@@ -100,7 +101,7 @@ def index(
             if the file lies in one, as `label`.
         ledger: What was done before.
         model: `name@version`, whose encoder is the ledger's.
-        replace: Embed and store everything again.
+        anew: Embed and store everything again.
         shard_images: Files in a shard, at most.
         pause: Waits for some seconds.
 
@@ -111,14 +112,18 @@ def index(
         RoostError: One that would meet every file, such as `UnknownModel` or `DiskFull`, or `GatewayUnavailable` and
             its kind after several rounds that got nothing done.
     """
-    job = _Run(client, root, ledger, model, skip_existing=not replace, pause=pause)
+    job = _Run(client, root, ledger, model, skip_existing=not anew, pause=pause)
     left = {file.name: file for file in files}
-    if not replace:
-        for shard in reversed(ledger.shards()):  # a file that was changed is in a later one too
-            yield from job.take_up(shard, left)
+    if not anew:
+        older = list(job.older())
+        for shard, known in reversed(older):  # a file that was changed is in a later one too
+            yield from job.take_up(shard, known, left)
     for group in _groups(left.values(), shard_images):
         rows = list(job.embed(group))
-        yield from job.store(ledger.write(rows, model=model), rows)
+        if all(job.failed_before(row) for row in rows):
+            yield from ((row.file.name, _failed(row.error)) for row in rows if row.error)
+        else:
+            yield from job.store(ledger.write(rows, model=model), rows)
 
 
 class _Run:
@@ -127,17 +132,39 @@ class _Run:
     ) -> None:
         self._client, self._root, self._ledger, self._model = client, root, ledger, model
         self._skip_existing, self._pause = skip_existing, pause
+        self._failed: dict[str, str] = {}
 
-    def take_up(self, shard: Shard, left: dict[str, File]) -> Iterator[tuple[str, Outcome]]:
-        """Settle the files of an older shard that are as they were, and take them from those that are left."""
-        known = shards.read(shard.path, with_vectors=False)
-        ours = {row.file.name for row in known if left.get(row.file.name) == row.file}
+    def older(self) -> list[tuple[Shard, list[Row]]]:
+        """The shards of earlier runs without their vectors; those that the store has lost are not finished.
+
+        All of them are looked at before any is stored again: two may hold the same picture.
+        """
+        found = []
+        for shard in self._ledger.shards(self._model):
+            known = shards.read(shard.path, with_vectors=False)
+            self._failed |= {row.file.name: row.error.reason for row in known if row.error}
+            lost = shard.finished and self._is_lost([row for row in known if row.id])
+            found.append((replace(shard, finished=False) if lost else shard, known, lost))
+        for shard, _, lost in found:
+            if lost:
+                self._ledger.reopen(shard, model=self._model)
+        return [(shard, known) for shard, known, _ in found]
+
+    def failed_before(self, row: Row) -> bool:
+        """Whether a file fails as it did in an earlier run, so that there is nothing to write down."""
+        return row.error is not None and self._failed.get(row.file.name) == row.error.reason
+
+    def take_up(self, shard: Shard, known: list[Row], left: dict[str, File]) -> Iterator[tuple[str, Outcome]]:
+        """Settle the files of an older shard that are as they were, and take them from those that are left.
+
+        Files that failed stay there: what was wrong may have been the gateway's settings, or a permission.
+        """
+        good = [row for row in known if row.id and row.file.name not in shard.failed]
+        ours = {row.file.name for row in good if left.get(row.file.name) == row.file}
         for name in ours:
             del left[name]
-        if shard.finished and not self._is_lost([row for row in known if row.file.name in ours and row.id]):
-            for row in known:
-                if row.file.name in ours:
-                    yield row.file.name, _failed(row.error) if row.error else Outcome("existed", row.id)
+        if shard.finished:
+            yield from ((row.file.name, Outcome("existed", row.id)) for row in good if row.file.name in ours)
         else:
             rows = [row for row in shards.read(shard.path) if row.file.name in ours]
             yield from self.store(shard, rows)
@@ -162,8 +189,8 @@ class _Run:
         for name, outcome in (*bad, *self._settled(good)):
             report.add(name, outcome)
             yield name, outcome
-        counts = {"stored": report.stored, "existed": report.existed, "failed": len(report.failed)}
-        self._ledger.finish(shard, model=self._model, **counts)
+        failed = [failure.path for failure in report.failed]
+        self._ledger.finish(shard, model=self._model, stored=report.stored, existed=report.existed, failed=failed)
 
     def _is_lost(self, rows: Sequence[Row]) -> bool:
         """Whether the store has none of three items of a shard; one alone may have been deleted on purpose."""
@@ -188,7 +215,11 @@ class _Run:
     def _embed(self, files: Sequence[File], contents: Sequence[bytes | RoostError]) -> Iterator[Row]:
         readable: list[tuple[File, bytes]] = []
         for file, content in zip(files, contents, strict=True):
-            if isinstance(content, bytes):
+            name = os.fsencode(file.name).decode(errors="backslashreplace")
+            if name != file.name:
+                error = BadImage(f"{name} has a name that is no UTF-8. Rename it.", path=name)
+                yield Row(replace(file, name=name), error=error)
+            elif isinstance(content, bytes):
                 readable.append((file, content))
             else:
                 yield Row(file, error=content)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from roost.artifact import replace_bytes
 from roost.errors import BadArtifact, BadSettings
@@ -52,6 +52,8 @@ class Shard:
     path: Path
     finished: bool
     """Whether all of it was stored."""
+    failed: frozenset[str] = frozenset()
+    """Names of the files that the store did not take."""
 
 
 class Ledger:
@@ -59,7 +61,9 @@ class Ledger:
 
     def __init__(self, folder: Path, job: Job) -> None:
         self.folder, self.job = folder, job
-        self._lines = self._read()
+        self._lines: dict[tuple[str, str], dict[str, Any]] = {}
+        """What was stored: the last line of each shard and model version."""
+        self._read()
 
     @classmethod
     @contextmanager
@@ -88,38 +92,56 @@ class Ledger:
             _check_job(folder, job)
             yield cls(folder, job)
 
-    def shards(self) -> list[Shard]:
-        """Every shard that was written, in order."""
+    def shards(self, model: str) -> list[Shard]:
+        """Every shard that was written, in order, and what is stored of it for a model version."""
         found = sorted(self.folder.glob("shard-*.parquet"))
-        return [Shard(path, path.name in self._lines) for path in found]
+        lines = [self._lines.get((path.name, model)) for path in found]
+        return [
+            Shard(path, finished=line is not None, failed=frozenset(line["failed"] if line else ()))
+            for path, line in zip(found, lines, strict=True)
+        ]
 
     def write(self, rows: Sequence[Row], *, model: str) -> Shard:
         """Keep the embeddings of some files; `DiskFull` where there is no space."""
-        last = max((int(shard.path.stem.removeprefix("shard-")) for shard in self.shards()), default=-1)
-        path = self.folder / f"shard-{last + 1:06}.parquet"
+        taken = {path.name for path in self.folder.glob("shard-*.parquet")} | {name for name, _ in self._lines}
+        number = max((int(name.removeprefix("shard-").removesuffix(".parquet")) for name in taken), default=-1) + 1
+        path = self.folder / f"shard-{number:06}.parquet"
         shards.write(path, rows, dim=self.job.dim, model=model)
         return Shard(path, finished=False)
 
-    def finish(self, shard: Shard, *, model: str, stored: int, existed: int, failed: int) -> None:
-        """Say that the store has all of a shard; when this returns, that survives a power cut."""
-        counts = {"stored": stored, "existed": existed, "failed": failed}
-        line = json.dumps({"shard": shard.path.name, "model": model, **counts})
+    def finish(self, shard: Shard, *, model: str, stored: int, existed: int, failed: Sequence[str]) -> None:
+        """Say that the store has all of a shard but the files that failed; that survives a power cut."""
+        self._add({"shard": shard.path.name, "model": model, "stored": stored, "existed": existed, "failed": failed})
+
+    def reopen(self, shard: Shard, *, model: str) -> None:
+        """Say that the store has lost a shard, before it gets any of it again."""
+        self._add({"shard": shard.path.name, "model": model, "lost": True})
+
+    def _add(self, line: dict[str, Any]) -> None:
         with (self.folder / LEDGER).open("ab") as stream:
-            stream.write(line.encode() + b"\n")
+            stream.write(json.dumps(line).encode() + b"\n")
             stream.flush()
             os.fsync(stream.fileno())
-        self._lines.add(shard.path.name)
+        self._take(line)
 
-    def _read(self) -> set[str]:
+    def _take(self, line: dict[str, Any]) -> None:
+        key = line["shard"], line["model"]
+        if line.get("lost"):
+            self._lines.pop(key, None)
+        else:
+            self._lines[key] = {"failed": list(line["failed"])}
+
+    def _read(self) -> None:
         path = self.folder / LEDGER
         if not path.exists():
-            return set()
+            return
         content = path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
         if whole != content:  # a line that was cut by a crash
             replace_bytes(path, whole)
         try:
-            return {json.loads(line)["shard"] for line in whole.splitlines()}
+            for line in whole.splitlines():
+                self._take(json.loads(line))
         except (ValueError, KeyError, TypeError) as error:
             raise BadArtifact(
                 f"{path} is damaged ({error}). Delete it, and its shards will be stored again.", path=path

@@ -1,5 +1,6 @@
 """The model versions in a repository that `roost export` wrote: `<name>/<version>/manifest.json` and what it lists."""
 
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ import numpy as np
 from roost import arrays, artifact, clusters
 from roost.artifact import Manifest
 from roost.errors import BadArtifact
+
+log = logging.getLogger(__name__)
 
 Stamp = tuple[int, int, int]
 """Time, inode and size of a file; other ones once it was replaced."""
@@ -42,15 +45,25 @@ def ordered(models: Iterable[Model]) -> list[Model]:
 
 
 def scan(repository: Path) -> list[Model]:
-    """Read and hash every model version, by name and then by version.
+    """Read and hash every model version, by name and then by version; bad ones are left out, and told in the log.
 
     Raises:
-        BadArtifact: The repository holds no model, or a version is incomplete or altered.
+        BadArtifact: The repository holds no model, or none that is complete and unaltered.
     """
     folders = sorted(stamps(repository))
     if not folders:
         raise BadArtifact(f"{repository} holds no model. Run `roost export RUN --repository {repository}`.")
-    return ordered(read(folder) for folder in folders)
+    good, bad = [], []
+    for folder in folders:
+        try:
+            good.append(read(folder))
+        except BadArtifact as error:
+            bad.append(error)
+    if not good:
+        raise bad[0]
+    for error in bad:
+        log.error("a model version is not served: %s", error.message)
+    return ordered(good)
 
 
 def read(folder: Path) -> Model:

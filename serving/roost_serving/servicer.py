@@ -93,7 +93,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             if size > self._most_image_bytes:
                 return lambda: None  # it will be refused, and need not wait for that
             images = 0 if request.HasField("vector") else 1
-            return await self.pipeline.admission.enter(Load(images, size + len(request.vector.values)))
+            return await self.pipeline.admission.enter(Load(images, request.ByteSize()))
 
         async for response in in_order(request_iterator, ingest, window=WINDOW, admit=admit):
             yield response

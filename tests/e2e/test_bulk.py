@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -74,7 +75,7 @@ def test_a_job_that_is_killed_embeds_at_most_one_shard_again(index, good, job, g
     command = ["roost", "index", good, "--gateway", gateway.address, "--ledger", job, "--shard-images", str(SHARD)]
     for _ in range(KILLS):
         done = len(list(job.glob("shard-*.parquet")))
-        process = subprocess.Popen(command, env=os.environ | {"PATH": f"{Path(os.sys.executable).parent}"})
+        process = subprocess.Popen(command, env=os.environ | {"PATH": f"{Path(sys.executable).parent}"})
         while len(list(job.glob("shard-*.parquet"))) < done + 2 and process.poll() is None:
             time.sleep(0.01)
         time.sleep(chance.random() * 0.2)
@@ -159,6 +160,53 @@ def test_a_damaged_shard_is_named(index, roost, good, job, gateway):
         index()
     shard.unlink()
     assert index()["failed"] == []
+
+
+def test_a_lost_store_that_is_filled_in_two_attempts_lacks_nothing(index, good, job, repository, serve):
+    """One picture lies in every shard, and the first attempt is killed after a few items."""
+    for folder in good.iterdir():
+        shutil.copyfile(min(good.rglob("*.png")), folder / "same.png")
+    index()
+    count = len({path.read_bytes() for path in good.rglob("*.png")})
+    with serve("--backend", f"onnx://{repository}", "--store", "memory://") as other, Client(other.address) as client:
+        command = ["roost", "index", good, "--gateway", other.address, "--ledger", job, "--shard-images", str(SHARD)]
+        process = subprocess.Popen(command, env=os.environ | {"PATH": f"{Path(sys.executable).parent}"})
+        while client.models()[0].items < 50 and process.poll() is None:
+            time.sleep(0.005)
+        process.kill()
+        process.wait()
+        again = index("--gateway", other.address)
+        assert again["failed"] == []
+        assert client.models()[0].items == count
+        assert embedded(other) == 0
+
+
+def test_a_file_that_failed_is_tried_again_and_written_down_once(index, good, job, roost):
+    bad = good / "bad.png"
+    bad.write_bytes(b"no image")
+    os.utime(bad, ns=(1, 1))
+    with pytest.raises(AssertionError, match="1 failed"):  # exit code 3
+        index()
+    before = state(job)
+    with pytest.raises(AssertionError, match="1 failed"):
+        index()
+    assert state(job) == before
+    size = bad.stat().st_size
+    bad.write_bytes(min(good.rglob("*/*.png")).read_bytes())
+    assert bad.stat().st_size != size
+    assert index()["failed"] == []
+
+
+def test_a_name_that_is_no_utf8_fails_alone(good, job, gateway):
+    odd = good / os.fsdecode(b"caf\xe9.png")
+    odd.write_bytes(min(good.rglob("*.png")).read_bytes())
+    command = ["roost", "index", good, "--gateway", gateway.address, "--ledger", job, "--json"]
+    path = f"{Path(sys.executable).parent}"
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"PATH": path})
+    assert done.returncode == 3, done.stderr
+    report = json.loads(done.stdout)
+    assert [failure["path"] for failure in report["failed"]] == ["caf\\xe9.png"]
+    assert report["stored"] == report["files"] - 1
 
 
 def test_new_clusters_need_no_embedding(good, job, repository, serve, roost):

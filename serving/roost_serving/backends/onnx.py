@@ -95,8 +95,16 @@ class Backend:
         found = await asyncio.to_thread(repository.scan, self.repository)
         if GPU in onnxruntime.get_available_providers():
             onnxruntime.preload_dlls()  # CUDA and cuDNN as the packages of `roost[serving-gpu]` bring them
+        bad = []
         for model in found:
-            await self.load(model)
+            try:
+                await self.load(model)
+            except BadArtifact as error:
+                bad.append(error)
+        if not self._loaded:
+            raise bad[0]
+        for error in bad:
+            log.error("a model version is not served: %s", error.message)
 
     async def load(self, model: Model) -> None:
         """Load a model version once per worker, on threads of its own, and check it on its golden images."""
