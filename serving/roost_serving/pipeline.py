@@ -138,12 +138,17 @@ class Pipeline:
         self.served.set([new if model is old else model for model in self.served.models])
 
     async def drop(self, model: Model) -> None:
-        """Serve a model version no more; what is stored for it stays."""
-        self.served.set([each for each in self.served.models if each is not model])
+        """Serve a model version no more; what is stored for it stays.
+
+        Raises:
+            StoreUnavailable: The store cannot be told which version the name means now; nothing was dropped.
+        """
+        left = [each for each in self.served.models if each is not model]
+        heirs = [each for each in left if each.manifest.name == model.manifest.name]
+        if heirs and self.served.is_newest(model):
+            await self._ensure(heirs[-1], newest=True)
+        self.served.set(left)
         self.backend.drop(model)
-        for heir in self.served.models:
-            if heir.manifest.name == model.manifest.name and self.served.is_newest(heir):
-                await self._ensure(heir, newest=True)
 
     async def close(self) -> None:
         """Finish writing, then let go of both ends."""

@@ -112,8 +112,11 @@ class Reloader:
                     await self._take(folder, found[folder], before, result)
             self._refused = {folder: kept for folder, kept in self._refused.items() if folder in found}
             if found:  # an empty repository is one that is being moved or mounted, or a mistake
-                for folder in served.keys() - found.keys():
-                    await self._drop(served[folder], result)
+                for folder in sorted(served.keys() - found.keys()):
+                    try:
+                        await self._drop(served[folder], result)
+                    except RoostError as error:  # it stays, and the next look tries again
+                        log.warning("%s could not be dropped: %s", served[folder].manifest.reference, error.message)
             changed = len(result.added) + len(result.changed) + len(result.dropped)
             self._observer.reloaded(changed=changed, refused=len(result.refused))
             return result
@@ -128,6 +131,8 @@ class Reloader:
             else:
                 _check_same(before, model)
                 self._pipeline.replace(before, model)
+                if model.manifest == before.manifest:
+                    return  # its files were only touched
                 result.changed.append(model.manifest.reference)
                 log.info("serving %s with its files as they are now", model.manifest.reference)
         except RoostError as error:

@@ -1,6 +1,7 @@
 """The model versions in a repository that `roost export` wrote: `<name>/<version>/manifest.json` and what it lists."""
 
 import logging
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,9 @@ from roost.errors import BadArtifact
 
 log = logging.getLogger(__name__)
 
-Stamp = tuple[int, int, int]
-"""Time, inode and size of a file; other ones once it was replaced."""
+Stamp = tuple[tuple[str, int, int, int], ...]
+"""Name, time, inode and size of each of a version's files; others once one was replaced."""
 BYTECODE = "__pycache__"  # Triton's Python backend leaves it beside model.py
-NO_STAMP: Stamp = (0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,24 @@ class Model:
     folder: Path
     clusters: clusters.Clusters | None
     stamp: Stamp
-    """Of the manifest, when it was read."""
+    """Of its files, when they were read."""
 
 
 def stamps(repository: Path) -> dict[Path, Stamp]:
-    """The folder of every model version, and the stamp of its manifest."""
-    return {
-        path.parent: stamp
-        for path in repository.glob(f"*/[0-9]*/{artifact.MANIFEST}")
-        if (stamp := _stamp(path)) != NO_STAMP
-    }
+    """The folder of every model version that has a manifest, and its stamp; none where there is no repository.
+
+    Raises:
+        BadArtifact: The repository cannot be listed.
+    """
+    found = {}
+    try:
+        for model in sorted(_folders(repository)):
+            for version in sorted(_folders(model)):
+                if version.name[0].isdecimal() and (stamp := _stamp(version)):
+                    found[version] = stamp
+    except OSError as error:
+        raise BadArtifact(f"{repository} cannot be listed ({error}).", path=repository) from error
+    return found
 
 
 def ordered(models: Iterable[Model]) -> list[Model]:
@@ -72,7 +80,7 @@ def read(folder: Path) -> Model:
     Raises:
         BadArtifact: It is incomplete or altered, or lies under another name or version than its own.
     """
-    stamp = _stamp(folder / artifact.MANIFEST)  # of what is read next, or of something older
+    stamp = _stamp(folder)  # of what is read next, or of something older
     manifest = artifact.read(folder)
     if (folder.parent.name, folder.name) != (manifest.name, str(manifest.version)):
         raise BadArtifact(f"{folder} holds {manifest.reference}. Export it again instead of moving it.", path=folder)
@@ -154,9 +162,19 @@ def _golden(model: Model) -> tuple[np.ndarray, np.ndarray]:
     return pixels, embeddings
 
 
-def _stamp(path: Path) -> Stamp:
+def _folders(folder: Path) -> list[Path]:
     try:
-        found = path.stat()
-    except OSError:  # it went away a moment ago
-        return NO_STAMP
-    return found.st_mtime_ns, found.st_ino, found.st_size
+        return [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    except FileNotFoundError:  # it went away a moment ago
+        return []
+
+
+def _stamp(folder: Path) -> Stamp:
+    """Of a version's files; empty where there is no manifest among them."""
+    try:
+        files = [(entry.name, entry.stat()) for entry in os.scandir(folder) if entry.name != BYTECODE]
+    except FileNotFoundError:
+        return ()
+    if artifact.MANIFEST not in {name for name, _ in files}:
+        return ()
+    return tuple(sorted((name, status.st_mtime_ns, status.st_ino, status.st_size) for name, status in files))

@@ -146,6 +146,26 @@ async def test_clusters_that_are_fitted_later_are_taken(settings, ours, digits):
         assert placement.cluster == expected.cluster
 
 
+async def test_a_version_that_arrives_file_by_file_is_served_once_it_is_whole(settings, ours):
+    async with gateway(settings, ours, period=PERIOD) as (_, client):
+        whole = add(ours, 2)
+        parts = ours.with_name("parts")
+        shutil.move(whole, parts)
+        whole.mkdir()
+        for name in (artifact.MANIFEST, artifact.MODEL, artifact.GOLDEN, clusters.FILE):
+            await asyncio.sleep(4 * PERIOD)
+            assert list(await in_service(client)) == ["digits@1"]
+            shutil.copy(parts / name, whole)
+        await _until_served(client, "digits@2")
+
+
+async def test_files_that_were_only_touched_are_no_change(settings, ours):
+    async with gateway(settings, ours) as (_, client):
+        for path in (ours / "digits" / "1").iterdir():
+            path.touch()
+        assert (await client.reload()).changed == []
+
+
 async def test_a_served_version_that_was_edited_is_refused(settings, ours, digits):
     async with gateway(settings, ours) as (_, client):
         before = await client.embed([digits[0]])
