@@ -133,6 +133,7 @@ class _Run:
         self._client, self._root, self._ledger, self._model = client, root, ledger, model
         self._skip_existing, self._pause = skip_existing, pause
         self._failed: dict[str, str] = {}
+        self._part = GROUP
 
     def older(self) -> list[tuple[Shard, list[Row]]]:
         """The shards of earlier runs without their vectors; those that the store has lost are not finished.
@@ -225,13 +226,37 @@ class _Run:
                 yield Row(file, error=content)
 
         def attempt(left: Sequence[tuple[File, bytes]]) -> Iterator[np.ndarray | RoostError]:
-            return iter(self._client.embed([content for _, content in left], model=self._model, on_error="return"))
+            return self._embed_parts([content for _, content in left])
 
         for (file, content), result in self._insist(readable, attempt):
             if isinstance(result, RoostError):
                 yield Row(file, error=result)
             else:
                 yield Row(file, ids.content_id(content), result)
+
+    def _embed_parts(self, images: list[bytes]) -> Iterator[np.ndarray | RoostError]:
+        """Embeddings, a part at a time: half as many images where the gateway, or the key's share of it, is too small.
+
+        Raises:
+            Overloaded: It is full; smaller parts may pass after a pause.
+            RateLimited: Likewise.
+        """
+        start = 0
+        while start < len(images):
+            part = images[start : start + self._part]
+            try:
+                results = self._client.embed(part, model=self._model, on_error="return")
+            except (Overloaded, RateLimited, TooLarge) as error:
+                self._part = max(1, len(part) // 2)
+                if not isinstance(error, TooLarge):
+                    raise
+                if len(part) > 1:
+                    continue
+                results = [error]
+            else:
+                self._part = min(GROUP, 2 * self._part)
+            yield from results
+            start += len(part)
 
     def _settled(self, rows: Sequence[Row]) -> Iterator[tuple[str, Outcome]]:
         def attempt(left: Sequence[Row]) -> Iterator[Outcome]:

@@ -15,6 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from roost.client import Client
+from roost_serving import keys
 
 SHARD = 40
 KILLS = 3
@@ -195,6 +196,19 @@ def test_a_file_that_failed_is_tried_again_and_written_down_once(index, good, jo
     bad.write_bytes(min(good.rglob("*/*.png")).read_bytes())
     assert bad.stat().st_size != size
     assert index()["failed"] == []
+
+
+@pytest.mark.parametrize("share", [{"in_flight": 20}, {"images_per_second": 300}, {"in_flight": 64}], ids=str)
+def test_a_key_with_a_small_share_gets_there(good, repository, serve, job, monkeypatch, share):  # noqa: PLR0917
+    file, secret = job.with_name("keys.toml"), job.with_name("key")
+    secret.write_text(keys.add(file, "bulk", role="write", **share))
+    monkeypatch.setenv("ROOST_API_KEY_FILE", str(secret))
+    with serve("--backend", f"onnx://{repository}", "--store", "memory://", "--keys-file", str(file)) as running:
+        command = ["roost", "index", good, "--gateway", running.address, "--ledger", job, "--json"]
+        path = f"{Path(sys.executable).parent}"
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"PATH": path})
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["stored"] == len(list(good.rglob("*.png")))
 
 
 def test_a_name_that_is_no_utf8_fails_alone(good, job, gateway):
