@@ -179,7 +179,7 @@ def _write(
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.Percentile,
+            calibrate_method=CalibrationMethod.MinMax,  # a histogram would hold every activation of every image
             calibration_cache_path=str(cache),
             extra_options={"MatMulConstBOnly": True},
         )

@@ -39,7 +39,8 @@ FIRST_PAUSE = 0.5  # seconds; doubles with each round that gets nothing done
 LONGEST_PAUSE = 8.0  # seconds; about 24 in all, in which a gateway restarts
 SHARD_IMAGES = 1000
 GROUP = 256
-"""Images that are read ahead and embedded together: four messages."""
+"""Images that are read ahead and embedded together, at most: four messages."""
+GROUP_BYTES = 64 * 1024 * 1024
 
 Pause = Callable[[float], object]
 T = TypeVar("T")
@@ -172,7 +173,7 @@ class _Run:
 
     def embed(self, files: Sequence[File]) -> Iterator[Row]:
         """A row for each file, in order; while one group is embedded the next is read."""
-        groups = _groups(files, GROUP)
+        groups = list(_by_bytes(files))
         with ThreadPoolExecutor(1) as reader:
             ahead = reader.submit(self._read, groups[0]) if groups else None
             for place, group in enumerate(groups):
@@ -308,6 +309,20 @@ def _failed(error: RoostError) -> Outcome:
 def _groups(things: Iterable[T], size: int) -> list[list[T]]:
     things = list(things)
     return [things[start : start + size] for start in range(0, len(things), size)]
+
+
+def _by_bytes(files: Iterable[File]) -> Iterator[list[File]]:
+    """At most `GROUP` files and `GROUP_BYTES` of them together; a larger file goes alone."""
+    group: list[File] = []
+    held = 0
+    for file in files:
+        if group and (len(group) == GROUP or held + file.size > GROUP_BYTES):
+            yield group
+            group, held = [], 0
+        group.append(file)
+        held += file.size
+    if group:
+        yield group
 
 
 def _seconds(trouble: RoostError, idle: int) -> float:

@@ -82,9 +82,11 @@ class Server:
     async def load(self, manifest: Manifest) -> None:
         """Have the server load a model as its repository holds it now, while it goes on with what it has.
 
+        A server that loads models by itself is left to do so.
+
         Raises:
             BadArtifact: It refuses to; what it had goes on.
-            BackendUnavailable: The server does not answer, or loads models only when it wants to.
+            BackendUnavailable: The server does not answer.
         """
         name = manifest.name
         log.info("asking Triton at %s to load %s", self._target, manifest.reference)
@@ -92,7 +94,9 @@ class Server:
             await self._client.load_model(name)
         except InferenceServerException as error:
             text = error.message() or ""
-            if error.status() == "StatusCode.UNAVAILABLE" or BY_ITSELF in text:
+            if BY_ITSELF in text:
+                return
+            if error.status() == "StatusCode.UNAVAILABLE":
                 raise self._translate(error)
             raise BadArtifact(
                 f"Triton does not load {manifest.reference}: {text}. Export it again.", model=manifest.reference

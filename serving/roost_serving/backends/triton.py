@@ -37,6 +37,7 @@ START_SECONDS = 600.0
 """A first start pulls the server's image and loads every model; a gateway that gave up would only be started again."""
 SAY_SECONDS = 10.0
 """While the gateway waits, it says for what this often."""
+LOAD_SECONDS = 300.0
 PING_SECONDS = 5.0
 RETRY_SECONDS = 0.1
 
@@ -93,9 +94,17 @@ class Backend:
     async def load(self, model: Model) -> None:
         """Have the server load a model anew, which adds the version to those that it serves, and check it."""
         server = self._connected()
-        await server.load(model.manifest)
-        await self._prepare(model.manifest)
-        await self._check(model)
+        siblings = [each for each in self.models if each.manifest.name == model.manifest.name]
+        try:
+            async with asyncio.timeout(LOAD_SECONDS):
+                await server.load(model.manifest)
+                for each in (model, *siblings):  # which share one configuration, and so the largest batch
+                    await self._prepare(each.manifest)
+                await self._check(model)
+        except TimeoutError:
+            raise BackendUnavailable(
+                f"Triton did not load {model.manifest.reference} within {LOAD_SECONDS:g} s.", target=self._target
+            )
         self.models = repository.ordered([*self.models, model])
 
     def drop(self, model: Model) -> None:
