@@ -12,18 +12,17 @@ import numpy as np
 from roost import ids
 from roost.artifact import Manifest
 from roost.clusters import Placement
-from roost.errors import BadArtifact, BadRequest, BadVector, NoClusters, RoostError, UnknownItem
+from roost.errors import BadArtifact, BadRequest, NoClusters, RoostError, UnknownItem
 from roost_serving.admission import Admission, Load
 from roost_serving.backends import Backend, Embedded
 from roost_serving.deadline import Deadline
 from roost_serving.repository import Model
 from roost_serving.served import Served
 from roost_serving.stores import Filter, Hit, Page, Payload, Point, Store
+from roost_serving.vectors import unit
 from roost_serving.writer import Writer
 
 PING_SECONDS = 2.0
-UNIT = 1e-6
-"""A vector whose length is as near to 1 as float32 can tell is kept as it is, bit by bit."""
 
 
 class Observer(Protocol):
@@ -356,27 +355,6 @@ class Pipeline:
             yield
         finally:
             self.observer.stage(stage, time.monotonic() - begun)
-
-
-def unit(vector: np.ndarray, manifest: Manifest) -> np.ndarray:
-    """A caller's vector, checked and scaled to unit length; shape (dim,), float32.
-
-    Raises:
-        BadVector: It has another length, is zero, or holds a value that is not finite.
-    """
-    if vector.shape != (manifest.dim,):
-        raise BadVector(
-            f"The vector has {vector.size} values; embeddings of {manifest.reference} have {manifest.dim}.",
-            length=vector.size,
-            dim=manifest.dim,
-        )
-    if not np.isfinite(vector).all():
-        raise BadVector("The vector holds a value that is not finite. Send numbers only.")
-    wide = vector.astype(np.float64)  # float32 has no room for the length of its own largest values
-    norm = np.linalg.norm(wide)
-    if norm == 0:
-        raise BadVector("The vector is all zeros, so it has no direction. Send an embedding.")
-    return (wide if abs(norm - 1) < UNIT else wide / norm).astype(np.float32)
 
 
 def _finite(result: Embedded | RoostError, manifest: Manifest) -> np.ndarray | RoostError:

@@ -12,7 +12,7 @@ from google.protobuf import struct_pb2
 from roost.v1 import gateway_pb2 as pb
 from roost.v1 import gateway_pb2_grpc
 from roost_serving import keys, logs
-from roost_serving.pipeline import Pipeline
+from roost_serving.served import Served
 from roost_serving.server import serving
 
 
@@ -78,7 +78,7 @@ async def test_a_fault_is_one_line_with_its_traceback(stub, events, monkeypatch)
     def broken(self, reference, **named):
         raise RuntimeError("first line\nsecond line")
 
-    monkeypatch.setattr(Pipeline, "model", broken)
+    monkeypatch.setattr(Served, "find", broken)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.GetItem(pb.GetItemRequest(model="digits", id="x"))
     assert "second line" not in caught.value.details()

@@ -10,8 +10,9 @@ from roost.errors import BackendUnavailable, BadImage, DeadlineExceeded, RoostEr
 from roost_serving import backends
 from roost_serving.admission import Load
 from roost_serving.metrics import Metrics
-from roost_serving.pipeline import Item, Pipeline, unit
+from roost_serving.pipeline import Item, Pipeline
 from roost_serving.stores import Filter, memory
+from roost_serving.vectors import unit
 
 
 class Slow(memory.Store):
