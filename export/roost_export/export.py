@@ -63,7 +63,7 @@ def export(
         backend: The Triton backend: the format's own by default, or "python" for ONNX Runtime in Triton's Python
             backend.
         accelerator: "tensorrt" has Triton's ONNX Runtime hand the graph to TensorRT; None does not.
-        precision: "fp32", or "int8" for CPUs, which multiply it several times as fast.
+        precision: "fp32", or "int8" for CPUs.
         images: A folder of real images, such as those of training, on which int8 is calibrated and compared.
         max_batch: The most images that Triton puts into one batch.
         instances: How many copies of the model Triton runs on each device.

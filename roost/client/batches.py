@@ -26,13 +26,15 @@ Batch = pb.EmbedItemsRequest | pb.AssignClustersRequest
 T = TypeVar("T")
 
 
-def batches(things: Iterable[T], *, size: Callable[[T], int], most: int) -> Iterator[list[T]]:
-    """Cut a stream into lists of at most `most` things and `BATCH_BYTES` bytes; a larger thing goes alone."""
+def batches(
+    things: Iterable[T], *, size: Callable[[T], int], most: int, most_bytes: int = BATCH_BYTES
+) -> Iterator[list[T]]:
+    """Cut a stream into lists of at most `most` things and `most_bytes` bytes; a larger thing goes alone."""
     batch: list[T] = []
     total = 0
     for thing in things:
         bytes_ = size(thing)
-        if batch and (len(batch) == most or total + bytes_ > BATCH_BYTES):
+        if batch and (len(batch) == most or total + bytes_ > most_bytes):
             yield batch
             batch, total = [], 0
         batch.append(thing)

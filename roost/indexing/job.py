@@ -2,9 +2,11 @@
 
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,6 +14,7 @@ import numpy as np
 
 from roost import ids
 from roost.client import Client, Item, Outcome
+from roost.client.batches import batches
 from roost.errors import (
     BackendUnavailable,
     BadImage,
@@ -41,6 +44,8 @@ SHARD_IMAGES = 1000
 GROUP = 256
 """Images that are read ahead and embedded together, at most: four messages."""
 GROUP_BYTES = 64 * 1024 * 1024
+AHEAD = 2
+"""Groups in memory at once: one that is embedded, and one that is read."""
 
 Pause = Callable[[float], object]
 T = TypeVar("T")
@@ -119,7 +124,7 @@ def index(
         older = list(job.older())
         for shard, known in reversed(older):  # a file that was changed is in a later one too
             yield from job.take_up(shard, known, left)
-    for group in _groups(left.values(), shard_images):
+    for group in batches(left.values(), size=lambda file: 0, most=shard_images):
         rows = list(job.embed(group))
         if all(job.failed_before(row) for row in rows):
             yield from ((row.file.name, _failed(row.error)) for row in rows if row.error)
@@ -172,23 +177,24 @@ class _Run:
             yield from self.store(shard, rows)
 
     def embed(self, files: Sequence[File]) -> Iterator[Row]:
-        """A row for each file, in order; while one group is embedded the next is read."""
-        groups = list(_by_bytes(files))
+        """A row for each file, in any order; while one group is embedded the next is read."""
+        groups = batches(files, size=lambda file: file.size, most=GROUP, most_bytes=GROUP_BYTES)
         with ThreadPoolExecutor(1) as reader:
-            ahead = reader.submit(self._read, groups[0]) if groups else None
-            for place, group in enumerate(groups):
-                assert ahead is not None
-                contents = ahead.result()
-                if place + 1 < len(groups):
-                    ahead = reader.submit(self._read, groups[place + 1])
-                yield from self._embed(group, contents)
+            reading: deque[tuple[list[File], Future[list[bytes | RoostError]]]] = deque()
+            for group in groups:
+                reading.append((group, reader.submit(self._read, group)))
+                if len(reading) == AHEAD:
+                    first, contents = reading.popleft()
+                    yield from self._embed(first, contents.result())
+            for last, contents in reading:
+                yield from self._embed(last, contents.result())
 
     def store(self, shard: Shard, rows: Sequence[Row]) -> Iterator[tuple[str, Outcome]]:
         """Store the vectors of a shard that is on disk, and then write it down."""
         report = Report()
         bad = [(row.file.name, _failed(row.error)) for row in rows if row.error]
         good = [row for row in rows if not row.error]
-        for name, outcome in (*bad, *self._settled(good)):
+        for name, outcome in chain(bad, self._settled(good)):
             report.add(name, outcome)
             yield name, outcome
         failed = [failure.path for failure in report.failed]
@@ -304,25 +310,6 @@ def item(row: Row) -> Item:
 
 def _failed(error: RoostError) -> Outcome:
     return Outcome("failed", "", error=error)
-
-
-def _groups(things: Iterable[T], size: int) -> list[list[T]]:
-    things = list(things)
-    return [things[start : start + size] for start in range(0, len(things), size)]
-
-
-def _by_bytes(files: Iterable[File]) -> Iterator[list[File]]:
-    """At most `GROUP` files and `GROUP_BYTES` of them together; a larger file goes alone."""
-    group: list[File] = []
-    held = 0
-    for file in files:
-        if group and (len(group) == GROUP or held + file.size > GROUP_BYTES):
-            yield group
-            group, held = [], 0
-        group.append(file)
-        held += file.size
-    if group:
-        yield group
 
 
 def _seconds(trouble: RoostError, idle: int) -> float:

@@ -50,6 +50,11 @@ class Refused:
         """The model version's, as its folders name it."""
         return f"{self.folder.parent.name}@{self.folder.name}"
 
+    @property
+    def passes(self) -> bool:
+        """Whether the same files may fare better next time."""
+        return isinstance(self.error, PASSING)
+
 
 @dataclass
 class Reloaded:
@@ -106,7 +111,9 @@ class Reloader:
                 before, (stamp, known) = served.get(folder), self._refused.get(folder, (None, None))
                 if before is not None and before.stamp == found[folder]:
                     self._refused.pop(folder, None)
-                elif known is not None and stamp == found[folder] and not again and not _passes(known.error):
+                elif (
+                    known is not None and stamp == found[folder] and not again and not isinstance(known.error, PASSING)
+                ):
                     result.refused.append(known)
                 else:
                     await self._take(folder, found[folder], before, result)
@@ -170,10 +177,6 @@ class Reloader:
 def _version(folder: Path) -> tuple[str, int, str]:
     number = int(folder.name) if folder.name.isdecimal() else 0
     return folder.parent.name, number, folder.name
-
-
-def _passes(error: RoostError) -> bool:
-    return isinstance(error, PASSING)
 
 
 def _check_same(before: Model, now: Model) -> None:
