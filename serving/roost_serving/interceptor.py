@@ -21,6 +21,7 @@ Context = grpc.aio.ServicerContext
 Details = grpc.HandlerCallDetails
 log = logging.getLogger(__name__)
 
+CODES = {code.value[0]: code.name for code in grpc.StatusCode}
 UNKNOWN = "unknown"
 """In metrics, who has no key that is known here."""
 
@@ -37,15 +38,22 @@ class Interceptor(grpc.aio.ServerInterceptor):
 
     def __init__(self, metrics: Metrics, access: Access) -> None:
         self._metrics, self._access = metrics, access
+        self._handlers: dict[str, Any] = {}
 
     async def intercept_service(
         self, continuation: Callable[[Details], Awaitable[Any]], handler_call_details: Details
     ) -> Any:
         """The method's handler, watched; None where there is no such method."""
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        _, service, method = handler_call_details.method.split("/")
+        name = handler_call_details.method
+        if name not in self._handlers:
+            handler = await continuation(handler_call_details)
+            if handler is None:
+                return None
+            self._handlers[name] = self._watch(handler, name)
+        return self._handlers[name]
+
+    def _watch(self, handler: Any, name: str) -> Any:
+        _, service, method = name.split("/")
         call = Call(self._metrics, self._access, handler, service, method)
         behaviour = call.respond_stream if handler.response_streaming else call.respond
         return MAKE[call.kind](behaviour, request_deserializer=None, response_serializer=handler.response_serializer)
@@ -74,6 +82,8 @@ class Call:
         )
         self._metrics = metrics
         self._labels = (self.kind, service, method)
+        self._started = metrics.started.labels(*self._labels)
+        self._handling = metrics.handling.labels(*self._labels)
         self._received = metrics.received.labels(*self._labels)
         self._sent = metrics.sent.labels(*self._labels)
 
@@ -112,7 +122,7 @@ class Call:
 
     @asynccontextmanager
     async def _watched(self, context: Context) -> AsyncIterator[None]:
-        self._metrics.started.labels(*self._labels).inc()
+        self._started.inc()
         begun = time.monotonic()
         code, caller = "OK", UNKNOWN
         metadata = tuple(context.invocation_metadata() or ())
@@ -143,7 +153,7 @@ class Call:
             self._metrics.handled.labels(*self._labels, code).inc()
             self._metrics.ended(caller, code)
             log.debug("%s ended with %s after %.1f ms", self._method, code, 1000 * (time.monotonic() - begun))
-            self._metrics.handling.labels(*self._labels).observe(time.monotonic() - begun)
+            self._handling.observe(time.monotonic() - begun)
 
     @staticmethod
     async def _abort(context: Context, error: RoostError, named: tuple[tuple[str, str], ...]) -> NoReturn:
@@ -155,5 +165,4 @@ class Call:
 def _code(context: Context) -> str:
     """The name of the status that a handler set itself; OK where it set none."""
     code = context.code()
-    number = code.value[0] if isinstance(code, grpc.StatusCode) else code or 0
-    return next(status.name for status in grpc.StatusCode if status.value[0] == number)
+    return CODES[code.value[0] if isinstance(code, grpc.StatusCode) else code or 0]

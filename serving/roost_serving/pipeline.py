@@ -360,7 +360,7 @@ class Pipeline:
 def _finite(result: Embedded | RoostError, manifest: Manifest) -> np.ndarray | RoostError:
     if isinstance(result, RoostError):
         return result
-    if result.vector.shape == (manifest.dim,) and abs(float(np.linalg.norm(result.vector)) - 1) < 1e-2:
+    if result.vector.shape == (manifest.dim,) and abs(float(result.vector @ result.vector) - 1) < 2e-2:
         return result.vector
     return BadArtifact(
         f"{manifest.reference} gave this image an embedding that is not of unit length. Export the model again.",
