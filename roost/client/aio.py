@@ -11,7 +11,7 @@ import grpc
 import numpy as np
 
 from roost.address import DEFAULT_TARGET, DEFAULT_TIMEOUT
-from roost.client import batches, requests, responses, status
+from roost.client import batches, pins, requests, responses, status
 from roost.client.answers import Cluster, Filter, Image, Item, Model, Neighbours, Outcome, Reloaded, StoredItem
 from roost.client.channel import (
     CALLS_IN_FLIGHT,
@@ -22,7 +22,7 @@ from roost.client.channel import (
     options,
 )
 from roost.clusters import Placement
-from roost.errors import RoostError
+from roost.errors import RoostError, UnknownModel
 from roost.v1 import gateway_pb2 as pb
 from roost.v1.gateway_pb2_grpc import GatewayServiceStub
 
@@ -203,12 +203,13 @@ class AsyncClient:
         return responses.to_reloaded(await self._call("ReloadModels", pb.ReloadModelsRequest()))
 
     async def _pages(self, method: str, request: Any) -> AsyncIterator[Any]:
-        while True:
-            page = await self._call(method, request)
-            yield page
-            if not page.next_page_token:
-                return
+        page = await self._call(method, request)
+        pinned = pins.pin(request, page)
+        yield page
+        while page.next_page_token:
             request.page_token = page.next_page_token
+            page = await self._answer(method, request, pinned=pinned)
+            yield page
 
     async def _together(self, method: str, calls: Iterator[tuple[T, Any]]) -> AsyncIterator[tuple[T, Any]]:
         """Make several calls at a time, each a pair of anything and a request or None; see `Client._together`."""
@@ -216,18 +217,34 @@ class AsyncClient:
         first = None
         try:
             async for thing, request in _in_thread(calls):
-                if len(waiting) >= (CALLS_IN_FLIGHT if first or batches.pinned(request) else 1):
+                if len(waiting) >= (CALLS_IN_FLIGHT if first or pins.named(request) else 1):
                     answer = await waiting[0][1]
                     first = first or answer
                     yield waiting.popleft()[0], answer
-                batches.pin(request, first)
-                waiting.append((thing, asyncio.create_task(self._call(method, request))))
+                pinned = pins.pin(request, first)
+                waiting.append((thing, asyncio.create_task(self._answer(method, request, pinned=pinned))))
             while waiting:
                 yield waiting[0][0], await waiting.popleft()[1]
         finally:
             for _, task in waiting:
                 task.cancel()
             await asyncio.gather(*(task for _, task in waiting), return_exceptions=True)
+
+    async def _answer(self, method: str, request: Any, *, pinned: bool) -> Any:
+        """What a call gives; `pinned`: the version that it asks is this client's choice."""
+        try:
+            return await self._call(method, request)
+        except UnknownModel as error:
+            if not pinned:
+                raise
+            unknown = error
+        for pause in pins.pauses():
+            await asyncio.sleep(pause)
+            try:
+                return await self._call(method, request)
+            except UnknownModel as error:
+                unknown = error
+        raise pins.gone(request, unknown)
 
     async def _call(self, method: str, request: Any) -> Any:
         if request is None:

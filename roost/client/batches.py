@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 
 from roost.client.answers import Image, Item
 from roost.client.requests import from_vector, to_item
-from roost.client.responses import to_reference, to_result
+from roost.client.responses import to_result
 from roost.errors import BadImage, BadRequest, BadVector, RoostError, TooLarge
 from roost.v1 import gateway_pb2 as pb
 
@@ -20,8 +20,6 @@ BATCH_BYTES = 3 * 1024 * 1024  # below the 4 MiB that a gRPC server takes unless
 OnError = Literal["raise", "return"]
 Entry = pb.Item | RoostError
 """An item to send, or why it cannot be sent."""
-
-Batch = pb.EmbedItemsRequest | pb.AssignClustersRequest
 
 T = TypeVar("T")
 
@@ -77,17 +75,6 @@ def embed_calls(
         items = [entry for entry in batch if isinstance(entry, Message)]
         request = pb.EmbedItemsRequest(model=model, items=items, allow_partial=on_error == "return")
         yield batch, request if items else None
-
-
-def pinned(request: Batch | None) -> bool:
-    """Whether a request names a model version, and not only a model."""
-    return request is not None and "@" in request.model
-
-
-def pin(request: Batch | None, answer: pb.EmbedItemsResponse | pb.AssignClustersResponse | None) -> None:
-    """Have a request ask the model version that answered the one before it."""
-    if request is not None and answer is not None:
-        request.model = to_reference(answer.model) or request.model
 
 
 def embed_results(batch: Sequence[Entry], response: pb.EmbedItemsResponse | None) -> list[np.ndarray | RoostError]:

@@ -101,9 +101,9 @@ def to_cluster(cluster: pb.Cluster) -> Cluster:
     )
 
 
-def to_reference(version: pb.ModelVersion) -> str:
+def to_reference(version: pb.ModelVersion | None) -> str:
     """`name@version`; empty where the answer names no model."""
-    return f"{version.name}@{version.version}" if version.name else ""
+    return f"{version.name}@{version.version}" if version is not None and version.name else ""
 
 
 def to_vector(vector: pb.Vector) -> np.ndarray:

@@ -6,14 +6,13 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from typing import Any, Literal, Self, TypeAlias, TypeVar, overload
 
 import grpc
 import numpy as np
 
 from roost.address import DEFAULT_TARGET, DEFAULT_TIMEOUT
-from roost.client import batches, requests, responses, status
+from roost.client import batches, pins, requests, responses, status
 from roost.client.answers import Cluster, Filter, Image, Item, Model, Neighbours, Outcome, Reloaded, StoredItem
 from roost.client.channel import (
     CALLS_IN_FLIGHT,
@@ -24,7 +23,7 @@ from roost.client.channel import (
     options,
 )
 from roost.clusters import Placement
-from roost.errors import RoostError
+from roost.errors import RoostError, UnknownModel
 from roost.v1 import gateway_pb2 as pb
 from roost.v1.gateway_pb2_grpc import GatewayServiceStub
 
@@ -252,39 +251,56 @@ class Client:
         return responses.to_reloaded(self._call("ReloadModels", pb.ReloadModelsRequest()))
 
     def _pages(self, method: str, request: Any) -> Iterator[Any]:
-        while True:
-            page = self._call(method, request)
-            yield page
-            if not page.next_page_token:
-                return
+        """Every page of a list, all of the model version that gave the first."""
+        page = self._call(method, request)
+        pinned = request if pins.pin(request, page) else None
+        yield page
+        while page.next_page_token:
             request.page_token = page.next_page_token
+            page = self._answer(method, self._begin(method, request), pinned)
+            yield page
 
     def _together(self, method: str, calls: Iterable[tuple[T, Any]]) -> Iterator[tuple[T, Any]]:
         """Make several calls at a time, each a pair of anything and a request or None; the answers come in order.
 
         The first goes alone, and tells which model version all of them ask: a name may change its meaning meanwhile.
         """
-        waiting: deque[tuple[T, Any]] = deque()
+        waiting: deque[tuple[T, Any, Any]] = deque()
         first = None
         try:
             for thing, request in calls:
-                if len(waiting) >= (CALLS_IN_FLIGHT if first or batches.pinned(request) else 1):
-                    answer = self._result(waiting[0][1])
+                if len(waiting) >= (CALLS_IN_FLIGHT if first or pins.named(request) else 1):
+                    answer = self._answer(method, *waiting[0][1:])
                     first = first or answer
                     yield waiting.popleft()[0], answer
-                batches.pin(request, first)
-                begin = partial(getattr(self._stub, method).future, timeout=self._timeout, metadata=self._metadata)
-                waiting.append((thing, request and begin(request)))
+                pinned = request if pins.pin(request, first) else None
+                waiting.append((thing, request and self._begin(method, request), pinned))
             while waiting:
-                yield waiting[0][0], self._result(waiting.popleft()[1])
+                yield waiting[0][0], self._answer(method, *waiting.popleft()[1:])
         finally:
-            for _, call in waiting:
+            for _, call, _ in waiting:
                 if call is not None:
                     call.cancel()
 
-    def _result(self, call: Any) -> Any:
-        with self._translated():
-            return call and call.result()
+    def _begin(self, method: str, request: Any) -> Any:
+        return getattr(self._stub, method).future(request, timeout=self._timeout, metadata=self._metadata)
+
+    def _answer(self, method: str, call: Any, pinned: Any) -> Any:
+        """What a call gives; `pinned` is its request where the version is this client's choice, or None."""
+        try:
+            with self._translated():
+                return call and call.result()
+        except UnknownModel as error:
+            if pinned is None:
+                raise
+            unknown = error
+        for pause in pins.pauses():
+            time.sleep(pause)
+            try:
+                return self._call(method, pinned)
+            except UnknownModel as error:
+                unknown = error
+        raise pins.gone(pinned, unknown)
 
     def _call(self, method: str, request: Any) -> Any:
         with self._translated():

@@ -3,10 +3,12 @@ import threading
 import grpc
 import numpy as np
 import pytest
-from google.rpc import code_pb2, status_pb2
+from google.protobuf import any_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
 
 from roost import errors
-from roost.client import Filter, Range
+from roost.client import Filter, Range, pins
 from roost.v1 import gateway_pb2 as pb
 
 
@@ -70,6 +72,64 @@ def test_the_version_that_answers_the_first_message_is_asked_for_the_rest(peer, 
     peer.answers["EmbedItems"] = answer
     call(peer.target, "embed", [b"x"] * 200, model=asked)
     assert [request.model for request in peer.requests] == [asked] + 3 * ["digits@3"]
+
+
+def behind(answer, *, times):
+    """A gateway that has not got version 3 for so many asks."""
+    asks = []
+
+    def late(request, context):
+        if request.model.endswith("@3"):
+            asks.append(request)
+            if len(asks) <= times:
+                refuse(context, errors.UnknownModel)
+        response = answer(request, context)
+        response.model.name, response.model.version = "digits", 3
+        return response
+
+    return late
+
+
+def refuse(context, kind):
+    info = any_pb2.Any()
+    info.Pack(error_details_pb2.ErrorInfo(reason=kind.reason, domain="roost"))
+    code = grpc.StatusCode[kind.code].value[0]
+    context.abort_with_status(rpc_status.to_status(status_pb2.Status(code=code, message="No.", details=[info])))
+
+
+def test_a_gateway_that_lacks_the_version_of_the_first_message_is_asked_again(peer, call):
+    peer.answers["EmbedItems"] = behind(first_byte, times=3)
+    rows = call(peer.target, "embed", [bytes([n]) for n in range(150)], model="digits")
+    assert rows[:, 0].tolist() == list(range(150))
+    assert {request.model for request in peer.requests[1:]} == {"digits@3"}
+
+
+def test_a_version_that_stays_away_ends_the_call_and_is_named(peer, call, monkeypatch):
+    monkeypatch.setattr(pins, "PATIENCE_SECONDS", 0.3)
+    peer.answers["EmbedItems"] = behind(first_byte, times=1000)
+    with pytest.raises(errors.UnknownModel, match=r"digits@3 answered the first message.*Make the call again"):
+        call(peer.target, "embed", [b"x"] * 100, model="digits")
+    assert len(peer.requests) > 2
+
+
+def test_a_version_that_the_caller_named_is_asked_once(peer, call):
+    peer.answers["EmbedItems"] = behind(first_byte, times=1000)
+    with pytest.raises(errors.UnknownModel):
+        call(peer.target, "embed", [b"x"], model="digits@3")
+    assert len(peer.requests) == 1
+
+
+@pytest.mark.parametrize(("method", "rpc"), [("items", "ListItems"), ("clusters", "ListClusters")])
+def test_the_version_of_the_first_page_is_asked_for_the_rest(peer, call, method, rpc):
+    def answer(request, context):
+        page = int(request.page_token or 0)
+        made = pb.ListItemsResponse if method == "items" else pb.ListClustersResponse
+        return made(next_page_token=str(page + 1) if page < 2 else "")
+
+    peer.answers[rpc] = behind(answer, times=2)
+    call(peer.target, method, model="digits")
+    assert [request.model for request in peer.requests] == ["digits"] + 4 * ["digits@3"]
+    assert [request.page_token for request in peer.requests] == ["", "1", "1", "1", "2"]
 
 
 def test_an_error_in_one_message_is_raised_and_the_others_are_let_go(peer, call):
