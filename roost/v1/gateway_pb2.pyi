@@ -243,10 +243,12 @@ class GetItemRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., id: _Optional[str] = ...) -> None: ...
 
 class GetItemResponse(_message.Message):
-    __slots__ = ("item",)
+    __slots__ = ("item", "model")
     ITEM_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
     item: StoredItem
-    def __init__(self, item: _Optional[_Union[StoredItem, _Mapping]] = ...) -> None: ...
+    model: ModelVersion
+    def __init__(self, item: _Optional[_Union[StoredItem, _Mapping]] = ..., model: _Optional[_Union[ModelVersion, _Mapping]] = ...) -> None: ...
 
 class DeleteItemRequest(_message.Message):
     __slots__ = ("model", "id")
@@ -257,8 +259,10 @@ class DeleteItemRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., id: _Optional[str] = ...) -> None: ...
 
 class DeleteItemResponse(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("model",)
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    model: ModelVersion
+    def __init__(self, model: _Optional[_Union[ModelVersion, _Mapping]] = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
     __slots__ = ("page_size", "page_token")

@@ -26,9 +26,7 @@ if _version_not_supported:
 
 
 class GatewayServiceStub:
-    """Embeds, places, stores and finds items.
-
-    A request names its model as "name", the version in service, or "name@version"; or not, where one is served.
+    """Embeds, places, stores and finds items. A request's model is "name", the version in service, or "name@version".
     """
 
     def __init__(self, channel):
@@ -90,9 +88,7 @@ class GatewayServiceStub:
 
 
 class GatewayServiceServicer:
-    """Embeds, places, stores and finds items.
-
-    A request names its model as "name", the version in service, or "name@version"; or not, where one is served.
+    """Embeds, places, stores and finds items. A request's model is "name", the version in service, or "name@version".
     """
 
     def EmbedItems(self, request, context):
@@ -227,9 +223,7 @@ def add_GatewayServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class GatewayService:
-    """Embeds, places, stores and finds items.
-
-    A request names its model as "name", the version in service, or "name@version"; or not, where one is served.
+    """Embeds, places, stores and finds items. A request's model is "name", the version in service, or "name@version".
     """
 
     @staticmethod

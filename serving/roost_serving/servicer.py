@@ -78,10 +78,12 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         self, request_iterator: AsyncIterator[pb.IngestItemsRequest], context: Context
     ) -> AsyncIterator[pb.IngestItemsResponse]:
         """Store a stream of items, one answer per request, in order."""
+        meant: dict[str, str] = {}
+        """What each name that the stream used means to its end."""
 
         async def ingest(request: pb.IngestItemsRequest) -> pb.IngestItemsResponse:
             try:
-                return await self._ingest(request, timeout=_left(context))
+                return await self._ingest(request, meant, timeout=_left(context))
             except RoostError as error:  # one bad item must not end the stream
                 self.pipeline.observer.failed(error)
                 return pb.IngestItemsResponse(
@@ -156,13 +158,13 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         """Read one stored item."""
         model = self._model(request.model)
         point = await self.pipeline.get(model, request.id, timeout=_left(context))
-        return pb.GetItemResponse(item=messages.to_stored(point))
+        return pb.GetItemResponse(item=messages.to_stored(point), model=messages.to_version(model))
 
     async def DeleteItem(self, request: pb.DeleteItemRequest, context: Context) -> pb.DeleteItemResponse:
         """Delete one stored item."""
         model = self._model(request.model)
         await self.pipeline.delete(model, request.id, timeout=_left(context))
-        return pb.DeleteItemResponse()
+        return pb.DeleteItemResponse(model=messages.to_version(model))
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         """List the served model versions."""
@@ -207,9 +209,12 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             caller.check_model(reference)
         return self.pipeline.served.find(reference, sees=caller.sees)
 
-    async def _ingest(self, request: pb.IngestItemsRequest, *, timeout: float | None) -> pb.IngestItemsResponse:
+    async def _ingest(
+        self, request: pb.IngestItemsRequest, meant: dict[str, str], *, timeout: float | None
+    ) -> pb.IngestItemsResponse:
         messages.check_image(request.item, most_bytes=self._most_image_bytes)
-        model = self._model(request.model)
+        model = self._model(meant.get(request.model, request.model))
+        meant[request.model] = model.manifest.reference
         item, vector = messages.read_ingested(request)
         ingested: Ingested = await self.pipeline.ingest(
             model, item, vector=vector, skip_existing=request.skip_existing, timeout=timeout

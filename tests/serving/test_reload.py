@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import grpc
 import numpy as np
 import onnx
 import pytest
@@ -14,6 +15,8 @@ import pytest
 from roost import artifact, clusters
 from roost.client import AsyncClient, Item
 from roost.errors import BadArtifact, UnknownModel
+from roost.v1 import gateway_pb2 as pb
+from roost.v1 import gateway_pb2_grpc
 from roost_serving.server import serving
 
 PERIOD = 0.05
@@ -217,6 +220,32 @@ async def test_a_long_call_asks_one_version_though_the_name_moves(settings, ours
         assert (await in_service(client))["digits@2"]
         assert np.array_equal(asked, alone)
         assert np.allclose(await client.embed([digits[0]]), -alone[:1])
+
+
+async def test_pages_and_streams_go_on_with_their_first_version_though_the_name_moves(settings, ours, digits):
+    items = [Item(image, id=str(number)) for number, image in enumerate(digits[:6])]
+    async with gateway(settings, ours) as (_, client):
+        stored = [each async for each in client.ingest(items[:5], model="digits", in_flight=1)]
+        stream = client.ingest(items, model="digits", in_flight=1)
+        pages = client.items(model="digits", page_size=2)
+        first = [await anext(stream), await anext(pages)]
+        add(ours, 2)
+        assert (await client.reload()).added == ["digits@2"]
+        rest = [outcome async for outcome in stream]
+        listed = {first[1].id} | {item.id async for item in pages}
+        assert {outcome.model for outcome in [*stored, first[0], *rest]} == {"digits@1"}
+        assert listed >= {str(number) for number in range(5)}
+        (new,) = [outcome async for outcome in client.ingest(items[:1], model="digits")]
+        assert new.model == "digits@2"
+
+
+async def test_every_answer_about_an_item_names_its_model_version(settings, ours, digits):
+    async with gateway(settings, ours) as (running, client), grpc.aio.insecure_channel(running.address) as channel:
+        stub = gateway_pb2_grpc.GatewayServiceStub(channel)
+        assert [each.kind async for each in client.ingest([Item(digits[0], id="a")])] == ["stored"]
+        version = pb.ModelVersion(name="digits", version=1)
+        assert (await stub.GetItem(pb.GetItemRequest(id="a"))).model == version
+        assert (await stub.DeleteItem(pb.DeleteItemRequest(id="a"))).model == version
 
 
 async def _until(condition, *, seconds: float = 30) -> None:
