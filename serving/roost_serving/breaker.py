@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast
 
 from roost.errors import BackendUnavailable, RoostError, StoreUnavailable
+from roost_serving.backends import ModelUnavailable
 
 T = TypeVar("T")
 
@@ -50,6 +51,9 @@ class Breaker:
                     yield
                 finally:
                     self._calls.discard(limit)
+        except ModelUnavailable:  # calls for other models must go on
+            self._failures = 0
+            raise
         except (BackendUnavailable, StoreUnavailable):
             self.saw(up=False)
             raise

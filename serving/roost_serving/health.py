@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from grpc_health.v1 import health, health_pb2
 
 from roost.errors import RoostError
-from roost_serving.backends import Backend
+from roost_serving.backends import Backend, ModelUnavailable
 from roost_serving.breaker import Breaker
 from roost_serving.metrics import Metrics
 from roost_serving.pipeline import Pipeline
@@ -61,7 +61,7 @@ class Health:
         for part, error in answers.items():
             if error is not None and not isinstance(error, RoostError) and self.parts.get(part, True):
                 log.error("the %s could not be asked, so it counts as down", part, exc_info=error)
-        self.parts = {part: error is None for part, error in answers.items()}
+        self.parts = {part: error is None or isinstance(error, ModelUnavailable) for part, error in answers.items()}
         for part, up in self.parts.items():
             self._metrics.ready.labels(part).set(up)
             self._breakers[part].saw(up=up)

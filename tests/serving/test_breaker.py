@@ -9,6 +9,7 @@ import pytest
 from roost.client import AsyncClient
 from roost.errors import BackendUnavailable, StoreUnavailable
 from roost.v1 import gateway_pb2 as pb
+from roost_serving.backends import ModelUnavailable
 from roost_serving.breaker import Breaker, guarded
 from roost_serving.stores import memory
 
@@ -54,6 +55,14 @@ async def test_a_caller_s_own_mistake_is_no_failure(breaker, mistake):
         with pytest.raises(mistake):
             async with breaker.guard():
                 raise mistake("mine")
+    assert not breaker.open
+
+
+async def test_one_model_of_a_server_that_answers_is_no_failure_of_the_server(breaker):
+    for _ in range(5):
+        with pytest.raises(BackendUnavailable):
+            async with breaker.guard():
+                raise ModelUnavailable("broken", model="digits@2")
     assert not breaker.open
 
 

@@ -9,15 +9,17 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+from tritonclient.grpc.aio import InferenceServerClient
 
 from roost import artifact, preprocess
 from roost.errors import BackendUnavailable, BadArtifact, BadImage, BadSettings, DeadlineExceeded, Overloaded
 from roost_serving import repository
-from roost_serving.backends import Embedded, connect
+from roost_serving.backends import Embedded, ModelUnavailable, connect
 from roost_serving.backends import triton as triton_module
 from roost_serving.backends.triton import Backend
 
 LIMITS = preprocess.Limits()
+FILES = ("golden.npz", "model.onnx", "model.py")
 
 
 def backend_of(server, **options) -> Backend:
@@ -181,7 +183,7 @@ async def test_a_server_over_other_files_than_the_gateways_is_refused(triton, tr
     folder = ours / "small" / "1"
     with np.load(folder / "golden.npz") as golden:
         np.savez(folder / "golden.npz", pixels=golden["pixels"], embeddings=golden["embeddings"][::-1])
-    artifact.write(folder, artifact.read(folder, verify=()), files=["golden.npz", "model.onnx", "model.py"])
+    artifact.write(folder, artifact.read(folder, verify=()), files=FILES)
     backend = Backend(triton.url, repository=ours, limits=LIMITS, workers=1)
     with pytest.raises(BadArtifact, match="golden"):
         await backend.open()
@@ -237,6 +239,43 @@ async def test_a_new_version_is_loaded_over_the_old_one_which_never_stops(
     over.set()
     assert await embedding > 0
     assert [model.manifest.version for model in backend.models] == [1, 2, 3]
+    await backend.close()
+
+
+async def test_a_broken_model_does_not_count_against_the_server(start_triton, triton_repository, photographs, tmp_path):
+    """One fails in every call, another is gone for good; the third embeds all the while."""
+    ours = tmp_path / "repository"
+    broken = tmp_path / "broken"
+    shutil.copytree(triton_repository, ours)
+    for name in ("moody", "gone"):
+        shutil.copytree(ours / "small", ours / name)
+        replace_text(ours / name / "config.pbtxt", '"small"', f'"{name}"')
+        folder = ours / name / "1"
+        replace_text(
+            folder / "model.py",
+            "    def execute(",
+            f"    def execute(self, requests):\n        if os.path.exists({str(broken)!r}):\n"
+            "            raise RuntimeError('broken')\n        return self.executed(requests)\n\n    def executed(",
+        )
+        (folder / "model.py").write_text("import os\n" + (folder / "model.py").read_text())
+        artifact.write(folder, artifact.read(folder, verify=()).model_copy(update={"name": name}), files=FILES)
+    server = start_triton(ours)
+    backend = backend_of(server)
+    await backend.open()
+    gone, moody, small = (model.manifest for model in backend.models)
+    broken.touch()
+    shutil.rmtree(ours / "gone")
+    async with InferenceServerClient(backend._target) as client:
+        await client.unload_model("gone")
+        while await client.is_model_ready("gone"):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    for manifest in (moody, gone, moody, gone):
+        with pytest.raises(ModelUnavailable, match=manifest.reference):
+            await backend.embed(manifest, photographs[:1], timeout=30)
+        (embedded,) = await backend.embed(small, photographs[:1], timeout=30)
+        assert isinstance(embedded, Embedded)
+    with pytest.raises(ModelUnavailable, match="gone@1"):
+        await backend.ping()
     await backend.close()
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from roost import plugins
 from roost.artifact import Manifest
-from roost.errors import RoostError
+from roost.errors import BackendUnavailable, RoostError
 from roost.preprocess import DEFAULT_LIMITS, Limits
 from roost_serving.repository import Model
 
@@ -29,6 +29,10 @@ class Embedded:
     """Shape (dim,), float32, unit length."""
     seconds: dict[str, float] = field(default_factory=dict)
     """How long its stages took: `queue`, `decode`, `infer`."""
+
+
+class ModelUnavailable(BackendUnavailable):
+    """The server answers, and cannot embed with one of its models; the others may be well."""
 
 
 class Backend(Protocol):

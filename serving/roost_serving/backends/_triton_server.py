@@ -21,6 +21,7 @@ from tritonclient.utils import InferenceServerException
 from roost.artifact import Manifest
 from roost.errors import BackendUnavailable, BadArtifact, DeadlineExceeded, Overloaded, RoostError
 from roost_serving.admission import RETRY_AFTER_SECONDS
+from roost_serving.backends import ModelUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ CHANNEL = [
 QUEUE_FULL = "Exceeds maximum queue size"
 QUEUE_TIMEOUT = "Request timeout expired"
 PROCESS_DIED = "is not healthy"
+NOT_READY = "Request for unknown model"  # also of one that it has and could not load
 BY_ITSELF = "explicit model load / unload is not allowed"
 
 
@@ -66,7 +68,8 @@ class Server:
         """Return if the server has a model version, after having it load the model where it has not.
 
         Raises:
-            BackendUnavailable: The server does not answer, or has not got it.
+            BackendUnavailable: The server does not answer.
+            ModelUnavailable: It has not got it.
         """
         name, version = manifest.name, str(manifest.version)
         try:
@@ -76,8 +79,8 @@ class Server:
             if await self._client.is_model_ready(name, version):
                 return
         except InferenceServerException as error:
-            raise self._translate(error)
-        raise self._unavailable(f"has no {manifest.reference}. Start it over the same models")
+            raise self._translate(error, manifest=manifest)
+        raise self._without(manifest, f"has no {manifest.reference}. Start it over the same models")
 
     async def load(self, manifest: Manifest) -> None:
         """Have the server load a model as its repository holds it now, while it goes on with what it has.
@@ -112,7 +115,7 @@ class Server:
         try:
             config = await self._client.get_model_config(manifest.name, str(manifest.version))
         except InferenceServerException as error:
-            raise self._translate(error)
+            raise self._translate(error, manifest=manifest)
         return max(1, config.config.max_batch_size)  # pyright: ignore[reportOptionalMemberAccess]
 
     async def infer(self, manifest: Manifest, pixels: np.ndarray, *, deadline: float | None) -> np.ndarray:
@@ -129,15 +132,17 @@ class Server:
         Raises:
             DeadlineExceeded: The deadline passed first.
             Overloaded: The model's queue is full.
-            BackendUnavailable: The server does not answer, or cannot embed.
+            BackendUnavailable: The server does not answer.
+            ModelUnavailable: It answers, and cannot embed with this model.
         """
         begun = time.monotonic()
         try:
             return await self._infer(manifest, pixels, deadline)
         except InferenceServerException as error:
-            died = PROCESS_DIED in (error.message() or "")
-            if not died and error.status() != "StatusCode.NOT_FOUND":
-                raise self._translate(error, deadline)
+            text = error.message() or ""
+            died, unknown = PROCESS_DIED in text, NOT_READY in text or error.status() == "StatusCode.NOT_FOUND"
+            if not died and not unknown:
+                raise self._translate(error, deadline, manifest)
         if died:
             await self._load(manifest.name, unless_since=begun, anew=True)
         else:
@@ -145,7 +150,7 @@ class Server:
         try:
             return await self._infer(manifest, pixels, deadline)
         except InferenceServerException as error:
-            raise self._translate(error, deadline)
+            raise self._translate(error, deadline, manifest)
 
     async def _infer(self, manifest: Manifest, pixels: np.ndarray, deadline: float | None) -> np.ndarray:
         left = None if deadline is None else deadline - time.monotonic()
@@ -164,9 +169,9 @@ class Server:
         try:
             embeddings = result.as_numpy(OUTPUT)  # pyright: ignore[reportOptionalMemberAccess]
         except ValueError as error:  # fewer bytes than its shape says
-            raise self._unavailable(f"answered for {manifest.reference} with a broken tensor") from error
+            raise self._without(manifest, f"answered for {manifest.reference} with a broken tensor") from error
         if embeddings is None or embeddings.shape != (len(pixels), manifest.dim):
-            raise self._unavailable(f"did not answer with {len(pixels)} embeddings of {manifest.reference}")
+            raise self._without(manifest, f"did not answer with {len(pixels)} embeddings of {manifest.reference}")
         return embeddings
 
     async def _load(self, name: str, *, unless_since: float, anew: bool = False) -> None:
@@ -194,7 +199,9 @@ class Server:
         config.setdefault("parameters", {})["roost_loaded_again"] = {"string_value": str(time.time())}
         return json.dumps(config)
 
-    def _translate(self, error: InferenceServerException, deadline: float | None = None) -> RoostError:
+    def _translate(
+        self, error: InferenceServerException, deadline: float | None = None, manifest: Manifest | None = None
+    ) -> RoostError:
         """What one of Triton's errors means here; its text goes to the log, not to the caller."""
         status, text = str(error.status()).removeprefix("StatusCode."), error.message() or ""
         late = deadline is not None and time.monotonic() >= deadline
@@ -205,11 +212,16 @@ class Server:
                 f"The model's queue is full. Try again in {RETRY_AFTER_SECONDS} s.",
                 retry_after_seconds=RETRY_AFTER_SECONDS,
             )
-        if status == "UNAVAILABLE":
+        if status == "UNAVAILABLE" and NOT_READY not in text and PROCESS_DIED not in text:
             self._loaded.clear()  # it may come back without its models, and is then asked to load them at once
             return self._unavailable("cannot be reached")
         log.warning("Triton at %s: %s %s", self._target, status, text)
-        return self._unavailable(f"could not embed ({status}). Its log says why")
+        if manifest is None:
+            return self._unavailable(f"could not answer ({status}). Its log says why")
+        return self._without(manifest, f"could not embed with {manifest.reference} ({status}). Its log says why")
 
     def _unavailable(self, what: str) -> BackendUnavailable:
         return BackendUnavailable(f"The Triton server {what}.", target=self._target)
+
+    def _without(self, manifest: Manifest, what: str) -> ModelUnavailable:
+        return ModelUnavailable(f"The Triton server {what}.", target=self._target, model=manifest.reference)

@@ -21,7 +21,7 @@ from roost.artifact import Manifest
 from roost.errors import BackendUnavailable, BadSettings, DeadlineExceeded, RoostError
 from roost.preprocess import Limits
 from roost_serving import repository
-from roost_serving.backends import Embedded
+from roost_serving.backends import Embedded, ModelUnavailable
 from roost_serving.backends._triton_server import Server
 from roost_serving.fair import FairPool
 from roost_serving.repository import Model
@@ -119,13 +119,20 @@ class Backend:
         await asyncio.to_thread(self._pool.close)
 
     async def ping(self, *, timeout: float | None = None) -> None:
-        """Return if the server answers and has every model, after having it load those that it lacks."""
+        """Return if the server answers and has every model, after having it load those that it lacks.
+
+        Raises:
+            BackendUnavailable: It does not answer, or has none of the models.
+            ModelUnavailable: It lacks some of them.
+        """
         server = self._connected()
         try:
             async with asyncio.timeout(PING_SECONDS if timeout is None else timeout):
-                await _all(server.check(model.manifest) for model in self.models)
+                asked = await _all(_missing(server, model) for model in self.models)
         except TimeoutError:
             raise BackendUnavailable("The Triton server does not answer.", target=self._target)
+        if missing := [error for error in asked if error is not None]:
+            raise missing[0] if len(missing) < len(self.models) else BackendUnavailable(missing[0].message)
 
     async def embed(
         self, manifest: Manifest, images: Sequence[bytes], *, timeout: float | None = None
@@ -221,6 +228,15 @@ def _target(url: str) -> str:
     if not host:
         raise BadSettings(f"The backend {url!r} names no server. Write triton://host:{PORT}.", backend=url)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+async def _missing(server: Server, model: Model) -> ModelUnavailable | None:
+    """The error of a model that a server which answers has not got."""
+    try:
+        await server.check(model.manifest)
+    except ModelUnavailable as error:
+        return error
+    return None
 
 
 async def _all(work: Iterable[Awaitable[T]]) -> list[T]:
