@@ -51,6 +51,10 @@ class Caller:
         """Whether the caller may use the models of a name."""
         return self.models is None or name in self.models
 
+    def sees_version(self, reference: str) -> bool:
+        """Whether the caller may use the model of a `name@version`."""
+        return self.sees(reference.partition("@")[0])
+
     def check_model(self, reference: str) -> None:
         """Refuse a model that the caller may not use, whether or not it is served.
 

@@ -80,6 +80,7 @@ class Reloader:
         self._pipeline, self._observer, self._period = pipeline, observer, period
         self._refused: dict[Path, tuple[Stamp, Refused]] = {}
         self._one = asyncio.Lock()
+        self._looks: set[asyncio.Task[Reloaded]] = set()
         self._watch: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
@@ -91,22 +92,35 @@ class Reloader:
 
     async def end(self) -> None:
         """Look no more; what is being loaded is let go."""
-        if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.gather(self._watch, return_exceptions=True)
+        tasks = [*self._looks, *([] if self._watch is None else [self._watch])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def reload(self, *, again: bool = True) -> Reloaded:
         """Look at the repository now and serve what it holds.
 
-        A version that cannot be served changes nothing; why is in the answer and in the log.
+        A version that cannot be served changes nothing; why is in the answer and in the log. A look goes on to its end,
+        though whoever asked for it may go away.
 
         Args:
             again: Try versions too that were refused before and are as they were.
         """
+        look = asyncio.create_task(self._look(again=again))
+        self._looks.add(look)
+        look.add_done_callback(self._looks.discard)
+        return await asyncio.shield(look)
+
+    async def _look(self, *, again: bool) -> Reloaded:
         async with self._one:
             result = Reloaded()
             found = await asyncio.to_thread(repository.stamps, self._pipeline.backend.repository)
             served = {model.folder: model for model in self._pipeline.served.models}
+            # An empty repository is one that is being moved or mounted, or a mistake.
+            gone = [served[folder] for folder in sorted(served.keys() - found.keys())] if found else []
+            # A server that loads a model anew lets go of versions that are gone. No call may ask those then; but what a
+            # name means is kept until its heir is served.
+            await self._drop([model for model in gone if not self._pipeline.served.is_newest(model)], result)
             for folder in sorted(found, key=_version):
                 before, (stamp, known) = served.get(folder), self._refused.get(folder, (None, None))
                 if before is not None and before.stamp == found[folder]:
@@ -118,12 +132,7 @@ class Reloader:
                 else:
                     await self._take(folder, found[folder], before, result)
             self._refused = {folder: kept for folder, kept in self._refused.items() if folder in found}
-            if found:  # an empty repository is one that is being moved or mounted, or a mistake
-                for folder in sorted(served.keys() - found.keys()):
-                    try:
-                        await self._drop(served[folder], result)
-                    except RoostError as error:  # it stays, and the next look tries again
-                        log.warning("%s could not be dropped: %s", served[folder].manifest.reference, error.message)
+            await self._drop([model for model in gone if model in self._pipeline.served.models], result)
             changed = len(result.added) + len(result.changed) + len(result.dropped)
             self._observer.reloaded(changed=changed, refused=len(result.refused))
             return result
@@ -159,11 +168,16 @@ class Reloader:
             log.error("not serving %s as it is now: %s", refused.reference, refused.error.message)
         self._refused[refused.folder] = stamp, refused
 
-    async def _drop(self, model: Model, result: Reloaded) -> None:
-        await self._pipeline.drop(model)
-        self._observer.drop_model(model.manifest)
-        result.dropped.append(model.manifest.reference)
-        log.info("no longer serving %s, which is gone from the repository", model.manifest.reference)
+    async def _drop(self, models: list[Model], result: Reloaded) -> None:
+        for model in models:
+            try:
+                await self._pipeline.drop(model)
+            except RoostError as error:  # it stays, and the next look tries again
+                log.warning("%s could not be dropped: %s", model.manifest.reference, error.message)
+                continue
+            self._observer.drop_model(model.manifest)
+            result.dropped.append(model.manifest.reference)
+            log.info("no longer serving %s, which is gone from the repository", model.manifest.reference)
 
     async def _keep_looking(self) -> None:
         while True:

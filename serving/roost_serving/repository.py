@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,9 @@ log = logging.getLogger(__name__)
 
 Stamp = tuple[tuple[str, int, int, int], ...]
 """Name, time, inode and size of each of a version's files; others once one was replaced."""
-BYTECODE = "__pycache__"  # Triton's Python backend leaves it beside model.py
+BEING_WRITTEN = re.compile(rf"\.({re.escape(artifact.MANIFEST)}|{re.escape(clusters.FILE)})\.\d+\.\d+")
+"""What `roost cluster` replaces in a version, on its way there; see `artifact.replace_bytes`."""
+BYTECODE = "__pycache__"  # Triton's Python backend leaves it beside model.py, and cannot be told not to
 
 
 @dataclass(frozen=True)
@@ -97,11 +100,21 @@ def _check_extra(folder: Path, manifest: Manifest) -> None:
     """
     known = {*manifest.files, artifact.MANIFEST, clusters.FILE}  # clusters are there before they are listed
     for path in sorted(folder.iterdir()):
-        being_written = path.name.startswith(tuple(f".{name}." for name in known))
-        if path.name not in known and not being_written and path.name != BYTECODE:
+        being_written = BEING_WRITTEN.fullmatch(path.name) and path.is_file() and not path.is_symlink()
+        if path.name not in known and not being_written and not _is_bytecode(path, manifest):
             raise BadArtifact(
                 f"{path} is not in the manifest of {manifest.reference}. Remove it, or export again.", path=path
             )
+
+
+def _is_bytecode(path: Path, manifest: Manifest) -> bool:
+    """Whether a path is a folder with bytecode of the manifest's Python files, and with nothing else."""
+    sources = {Path(name).stem for name in manifest.files if name.endswith(".py")}
+    if path.name != BYTECODE or path.is_symlink() or not path.is_dir() or not sources:
+        return False
+    # With a number behind it, it is being written.
+    compiled = re.compile(rf"({'|'.join(map(re.escape, sources))})\.cpython-\d+\.pyc(\.\d+)?")
+    return all(compiled.fullmatch(file.name) and file.is_file() and not file.is_symlink() for file in path.iterdir())
 
 
 def check_golden(model: Model, embed: Callable[[np.ndarray], np.ndarray]) -> float:

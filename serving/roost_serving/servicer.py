@@ -181,10 +181,16 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         return pb.ListModelsResponse(models=listed, next_page_token=next_token)
 
     async def ReloadModels(self, request: pb.ReloadModelsRequest, context: Context) -> pb.ReloadModelsResponse:
-        """Look for new model versions now."""
+        """Look for new model versions now; the answer names those that the caller may use."""
         done = await self._reloader.reload()
         refused = [pb.RefusedModel(model=each.reference, error=status.of(each.error)) for each in done.refused]
-        return pb.ReloadModelsResponse(added=done.added, changed=done.changed, dropped=done.dropped, refused=refused)
+        sees = callers.current().sees_version
+        return pb.ReloadModelsResponse(
+            added=filter(sees, done.added),
+            changed=filter(sees, done.changed),
+            dropped=filter(sees, done.dropped),
+            refused=[each for each in refused if sees(each.model)],
+        )
 
     async def ListClusters(self, request: pb.ListClustersRequest, context: Context) -> pb.ListClustersResponse:
         """List a model's clusters."""

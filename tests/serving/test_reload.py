@@ -14,9 +14,10 @@ import pytest
 
 from roost import artifact, clusters
 from roost.client import AsyncClient, Item
-from roost.errors import BadArtifact, UnknownModel
+from roost.errors import BackendUnavailable, BadArtifact, DeadlineExceeded, RoostError, UnknownModel
 from roost.v1 import gateway_pb2 as pb
 from roost.v1 import gateway_pb2_grpc
+from roost_serving import keys
 from roost_serving.server import serving
 
 PERIOD = 0.05
@@ -77,6 +78,13 @@ async def gateway(settings, repository: Path, *, period: float = 0):
     changed = {"backend": f"onnx://{repository}", "reload_seconds": period}
     async with serving(settings.model_copy(update=changed)) as running, AsyncClient(running.address) as client:
         yield running, client
+
+
+def copy_version(folder: Path, version: int) -> None:
+    """A copy of a model's first version as another."""
+    shutil.copytree(folder / "1", folder / str(version))
+    manifest = artifact.read(folder / "1").model_copy(update={"version": version})
+    artifact.write(folder / str(version), manifest, files=manifest.files)
 
 
 async def in_service(client: AsyncClient) -> dict[str, bool]:
@@ -192,6 +200,76 @@ async def test_a_version_that_is_gone_is_dropped_and_an_empty_repository_is_not_
         ours.rename(ours.with_name("moved"))
         assert (await client.reload()).dropped == []
         assert (await client.embed([digits[0]])).shape == (1, 256)
+
+
+async def test_a_look_goes_on_though_its_caller_goes_away(settings, ours):
+    async with gateway(settings, ours) as (running, client):
+        for version in range(2, 7):
+            add(ours, version)
+        async with AsyncClient(running.address, timeout=0.05) as hasty:
+            with pytest.raises(DeadlineExceeded):
+                await hasty.reload()
+        await _until_served(client, "digits@6")
+
+
+async def test_an_administrator_of_some_models_hears_of_those_alone(settings, ours, tmp_path):
+    file = tmp_path / "keys.toml"
+    ours_alone, all_of_them = keys.add(file, "ours", role="admin", models=["late"]), keys.add(file, "all", role="admin")
+    async with gateway(settings.model_copy(update={"keys_file": file}), ours) as (running, _):
+        add(ours, 1, name="late")
+        add(ours, 2)
+        add(ours, 3, spoil="model.onnx")
+        async with AsyncClient(running.address, api_key=ours_alone) as client:
+            done = await client.reload()
+            assert (done.added, done.refused) == (["late@1"], {})
+        shutil.rmtree(ours / "digits" / "2")
+        async with AsyncClient(running.address, api_key=ours_alone) as client:
+            assert (await client.reload()).dropped == []
+        async with AsyncClient(running.address, api_key=all_of_them) as client:
+            assert list((await client.reload()).refused) == ["digits@3"]
+            assert await in_service(client) == {"digits@1": True, "late@1": True}
+
+
+@pytest.mark.parametrize("before", [1, 2], ids=["the only one", "an older one"])
+async def test_with_triton_a_version_may_take_the_place_of_another_in_one_look(  # noqa: PLR0917
+    settings, start_triton, triton_repository, tmp_path, photographs, before
+):
+    """Triton lets go of what is gone when it loads what is new: what no name means is asked no more by then."""
+    models = tmp_path / "models"
+    shutil.copytree(triton_repository, models)
+    for version in range(2, before + 2):
+        copy_version(models / "small", version)
+    new = (models / "small" / str(before + 1)).rename(tmp_path / "new")
+    server = start_triton(models)
+    chosen = settings.model_copy(update={"backend": server.url, "repository": models, "reload_seconds": 0})
+    async with serving(chosen) as running, AsyncClient(running.address) as client:
+        over = asyncio.Event()
+
+        async def call(model: str) -> list[RoostError]:
+            failed = []
+            while not over.is_set():
+                try:
+                    await client.embed(photographs[:1], model=model)
+                except RoostError as error:
+                    failed.append(error)
+                await asyncio.sleep(0.01)
+            return failed
+
+        callers = [asyncio.create_task(call(model)) for model in ["small", "small", "small@1"]]
+        shutil.rmtree(models / "small" / "1")
+        new.rename(models / "small" / str(before + 1))
+        done = await client.reload()
+        over.set()
+        *by_name, old = await asyncio.gather(*callers)
+        assert (done.added, done.dropped, done.refused) == ([f"small@{before + 1}"], ["small@1"], {})
+        if before > 1:
+            assert by_name == [[], []]
+            assert {type(error) for error in old} == {UnknownModel}
+        else:  # between Triton's letting go of the one and the gateway's check of the other
+            assert {type(error) for errors in by_name for error in errors} <= {BackendUnavailable}
+        assert (await client.embed(photographs[:1], model="small")).shape == (1, 256)
+        with pytest.raises(UnknownModel):
+            await client.embed(photographs[:1], model="small@1")
 
 
 async def test_a_signal_has_the_repository_looked_at(ours, serve):

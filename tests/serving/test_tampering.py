@@ -14,6 +14,7 @@ import pytest
 from roost import artifact
 from roost.errors import BadArtifact
 from roost_serving import backends
+from roost_serving.repository import read
 
 MODEL, GOLDEN, CLUSTERS, MANIFEST = "model.onnx", "golden.npz", "clusters.npz", "manifest.json"
 
@@ -94,6 +95,11 @@ CASES = {
     "an extra hidden file": lambda folder: (folder / ".weights").write_bytes(b"x"),
     "an extra folder": lambda folder: (folder / "1").mkdir(),
     "an extra link": lambda folder: (folder / "weights").symlink_to("/etc/passwd"),
+    "bytecode where there is no Python": lambda folder: (folder / "__pycache__").mkdir(),
+    "a file that looks like one on its way": lambda folder: (folder / ".model.onnx.1.2").write_bytes(b"x"),
+    "weights that look like clusters on their way": lambda folder: (folder / ".clusters.npz.data").write_bytes(b"x"),
+    "a folder that looks like a file on its way": lambda folder: (folder / ".manifest.json.1.2").mkdir(),
+    "a link that looks like a file on its way": lambda folder: (folder / ".manifest.json.1.2").symlink_to("/etc/hosts"),
     "a model that is a link": lambda folder: link(folder, MODEL),
     "golden images that are a link": lambda folder: link(folder, GOLDEN),
     "a listed file above the folder": lambda folder: list_from_elsewhere(folder, "../../outside"),
@@ -136,11 +142,36 @@ async def test_it_is_refused_before_anything_is_loaded(repository, tmp_path, mon
         assert loaded == []
 
 
+BYTECODE = {
+    "of model.py": ("model.cpython-312.pyc", True),
+    "of model.py, being written": ("model.cpython-312.pyc.140231", True),
+    "of something else": ("numpy.cpython-312.pyc", False),
+    "of no version of Python": ("model.pyc", False),
+}
+
+
+@pytest.mark.parametrize("case", BYTECODE)
+def test_beside_python_only_its_own_bytecode_may_lie(repository, tmp_path, case):
+    name, good = BYTECODE[case]
+    folder = tmp_path / "digits" / "1"
+    shutil.copytree(repository / "digits" / "1", folder)
+    (folder / "model.py").touch()
+    manifest = artifact.read(folder)
+    artifact.write(folder, manifest, files=[*manifest.files, "model.py"])
+    (folder / "__pycache__").mkdir()
+    (folder / "__pycache__" / name).touch()
+    if good:
+        assert read(folder).manifest.name == "digits"
+        (folder / "__pycache__" / name).unlink()
+        (folder / "__pycache__" / name).symlink_to("/etc/hosts")
+    with pytest.raises(BadArtifact, match="__pycache__ is not in the manifest"):
+        read(folder)
+
+
 async def test_what_was_not_tampered_with_is_served(repository, tmp_path):
     folder = tmp_path / "repository" / "digits" / "1"
     shutil.copytree(repository / "digits" / "1", folder)
     (folder / ".manifest.json.123.456").write_bytes(b"being written")
-    (folder / "__pycache__").mkdir()
     backend = backends.connect(f"onnx://{tmp_path / 'repository'}", repository=Path(), workers=1)
     await backend.open()
     assert [model.manifest.reference for model in backend.models] == ["digits@1"]

@@ -8,6 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -98,8 +99,10 @@ class Backend:
         try:
             async with asyncio.timeout(LOAD_SECONDS):
                 await server.load(model.manifest)
-                for each in (model, *siblings):  # which share one configuration, and so the largest batch
-                    await self._prepare(each.manifest)
+                await self._prepare(model.manifest)
+                for each in siblings:  # which share one configuration, and so the largest batch
+                    with suppress(ModelUnavailable):  # gone from the repository, and so from the server
+                        await self._prepare(each.manifest)
                 await self._check(model)
         except TimeoutError:
             raise BackendUnavailable(
