@@ -27,7 +27,7 @@ def index(
     path: Annotated[Path, typer.Argument(help="The folder of images, read at any depth.")],
     *,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Embed and store everything again, whatever was done before.")
+        bool, typer.Option("--replace", help="Embed and store everything again, or go on with that.")
     ] = False,
     ledger: Annotated[
         Path | None, typer.Option(help="Folder for what was done; one for each job below data/jobs by default.")

@@ -107,7 +107,7 @@ def index(
             if the file lies in one, as `label`.
         ledger: What was done before.
         model: `name@version`, whose encoder is the ledger's.
-        anew: Embed and store everything again.
+        anew: Embed and store everything again; where that was begun and not finished, what is left of it.
         shard_images: Files in a shard, at most.
         pause: Waits for some seconds.
 
@@ -120,16 +120,16 @@ def index(
     """
     job = _Run(client, root, ledger, model, skip_existing=not anew, pause=pause)
     left = {file.name: file for file in files}
-    if not anew:
-        older = list(job.older())
-        for shard, known in reversed(older):  # a file that was changed is in a later one too
-            yield from job.take_up(shard, known, left)
+    older = job.older(first=ledger.replace(model) if anew else 0)
+    for shard, known in reversed(older):  # a file that was changed is in a later one too
+        yield from job.take_up(shard, known, left)
     for group in batches(left.values(), size=lambda file: 0, most=shard_images):
         rows = list(job.embed(group))
         if all(job.failed_before(row) for row in rows):
             yield from ((row.file.name, _failed(row.error)) for row in rows if row.error)
         else:
             yield from job.store(ledger.write(rows, model=model), rows)
+    ledger.complete(model)
 
 
 class _Run:
@@ -141,13 +141,13 @@ class _Run:
         self._failed: dict[str, str] = {}
         self._part = GROUP
 
-    def older(self) -> list[tuple[Shard, list[Row]]]:
-        """The shards of earlier runs without their vectors; those that the store has lost are not finished.
+    def older(self, *, first: int) -> list[tuple[Shard, list[Row]]]:
+        """The shards of earlier runs, from a number on, without vectors; those that the store has lost are unfinished.
 
         All of them are looked at before any is stored again: two may hold the same picture.
         """
         found = []
-        for shard in self._ledger.shards(self._model):
+        for shard in self._ledger.shards(self._model, first=first):
             known = shards.read(shard.path, with_vectors=False)
             self._failed |= {row.file.name: row.error.reason for row in known if row.error}
             lost = shard.finished and self._is_lost([row for row in known if row.id])

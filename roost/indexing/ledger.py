@@ -1,7 +1,8 @@
 """What a bulk job has done: `job.json`, a Parquet file for each shard, and a line for each that was stored.
 
 A shard is written before its vectors go to the store, and its line after the store has them: whatever is killed in
-between is stored again from the shard, and only a shard that was not written yet is embedded again.
+between is stored again from the shard, and only a shard that was not written yet is embedded again. Where everything is
+to be replaced, a line says so at the beginning and another at the end; in between only the shards since count.
 """
 
 import fcntl
@@ -63,6 +64,8 @@ class Ledger:
         self.folder, self.job = folder, job
         self._lines: dict[tuple[str, str], dict[str, Any]] = {}
         """What was stored: the last line of each shard and model version."""
+        self._replacing: dict[str, int] = {}
+        """For which model versions everything is being stored again, and from which shard on."""
         self._read()
 
     @classmethod
@@ -92,9 +95,20 @@ class Ledger:
             _check_job(folder, job)
             yield cls(folder, job)
 
-    def shards(self, model: str) -> list[Shard]:
-        """Every shard that was written, in order, and what is stored of it for a model version."""
-        found = sorted(self.folder.glob("shard-*.parquet"))
+    def replace(self, model: str) -> int:
+        """Begin to store everything again for a model version, or go on with that; the number of its first shard."""
+        if model not in self._replacing:
+            self._add({"replacing": model, "first": self._next()})
+        return self._replacing[model]
+
+    def complete(self, model: str) -> None:
+        """Say that every file was settled, so that nothing is left to be stored again."""
+        if model in self._replacing:
+            self._add({"replaced": model})
+
+    def shards(self, model: str, *, first: int = 0) -> list[Shard]:
+        """Every shard that was written, in order from a number on, and what is stored of it for a model version."""
+        found = sorted(path for path in self.folder.glob("shard-*.parquet") if _number(path.name) >= first)
         lines = [self._lines.get((path.name, model)) for path in found]
         return [
             Shard(path, finished=line is not None, failed=frozenset(line["failed"] if line else ()))
@@ -103,9 +117,7 @@ class Ledger:
 
     def write(self, rows: Sequence[Row], *, model: str) -> Shard:
         """Keep the embeddings of some files; `DiskFull` where there is no space."""
-        taken = {path.name for path in self.folder.glob("shard-*.parquet")} | {name for name, _ in self._lines}
-        number = max((int(name.removeprefix("shard-").removesuffix(".parquet")) for name in taken), default=-1) + 1
-        path = self.folder / f"shard-{number:06}.parquet"
+        path = self.folder / f"shard-{self._next():06}.parquet"
         shards.write(path, rows, dim=self.job.dim, model=model)
         return Shard(path, finished=False)
 
@@ -117,6 +129,11 @@ class Ledger:
         """Say that the store has lost a shard, before it gets any of it again."""
         self._add({"shard": shard.path.name, "model": model, "lost": True})
 
+    def _next(self) -> int:
+        """The number of the shard that is written next."""
+        taken = {path.name for path in self.folder.glob("shard-*.parquet")} | {name for name, _ in self._lines}
+        return max(map(_number, taken), default=-1) + 1
+
     def _add(self, line: dict[str, Any]) -> None:
         with (self.folder / LEDGER).open("ab") as stream:
             stream.write(json.dumps(line).encode() + b"\n")
@@ -125,6 +142,12 @@ class Ledger:
         self._take(line)
 
     def _take(self, line: dict[str, Any]) -> None:
+        if "replacing" in line:
+            self._replacing[line["replacing"]] = int(line["first"])
+            return
+        if "replaced" in line:
+            self._replacing.pop(line["replaced"], None)
+            return
         key = line["shard"], line["model"]
         if line.get("lost"):
             self._lines.pop(key, None)
@@ -146,6 +169,10 @@ class Ledger:
             raise BadArtifact(
                 f"{path} is damaged ({error}). Delete it, and its shards will be stored again.", path=path
             ) from error
+
+
+def _number(name: str) -> int:
+    return int(name.removeprefix("shard-").removesuffix(".parquet"))
 
 
 def _check_job(folder: Path, job: Job) -> None:

@@ -55,10 +55,11 @@ def stored(request):
     return pb.IngestItemsResponse(id=request.item.id, outcome=pb.INGEST_OUTCOME_STORED)
 
 
-def run(peer, folder, pauses):
+def run(peer, folder, pauses, **options):
     job = Job(str(folder), "digits", "f", 2)
     with Client(peer.target) as client, Ledger.opened(folder.with_name("job"), job) as ledger:
-        outcomes = index(client, folder, find(folder), ledger=ledger, model="digits@1", pause=pauses.append)
+        asked = {"ledger": ledger, "model": "digits@1", "pause": pauses.append, **options}
+        outcomes = index(client, folder, find(folder), **asked)
         return [(name, outcome.kind) for name, outcome in outcomes]
 
 
@@ -148,6 +149,48 @@ def test_what_was_embedded_before_the_store_failed_is_not_embedded_again(peer, f
     peer.answers["EmbedItems"] = lambda request, context: context.abort(grpc.StatusCode.INTERNAL, "not again")
     peer.answers["IngestItems"] = lambda requests, context: map(stored, requests)
     assert sorted(run(peer, folder, [])) == [(name, "stored") for name in NAMES]
+
+
+def test_replacing_goes_on_where_it_was_stopped_and_begins_anew_once_it_was_done(peer, folder):
+    sent, room = [], [None]
+
+    def answer(requests, context):
+        for request in requests:
+            if room[0] == 0:
+                yield failed(errors.DiskFull)
+                continue
+            room[0] = room[0] and room[0] - 1
+            assert not request.skip_existing or len(sent) < 8
+            sent.append(request.item.payload["path"])
+            yield stored(request)
+
+    peer.answers["IngestItems"] = answer
+    peer.answers["GetItem"] = lambda request, context: pb.GetItemResponse(item=pb.StoredItem(id=request.id))
+    assert sorted(run(peer, folder, [])) == [(name, "stored") for name in NAMES]
+    room[0] = 5
+    with pytest.raises(errors.DiskFull):
+        run(peer, folder, [], anew=True, shard_images=2)
+    assert sent[8:] == NAMES[:5]
+    room[0] = None
+    embedded = len(peer.requests)
+    outcomes = run(peer, folder, [], anew=True, shard_images=2)
+    assert sorted(outcomes) == [(name, "existed") for name in NAMES[:4]] + [(name, "stored") for name in NAMES[4:]]
+    assert sorted(sent[13:]) == NAMES[4:]
+    again = [request for request in peer.requests[embedded:] if isinstance(request, pb.EmbedItemsRequest)]
+    assert sum(len(request.items) for request in again) == 2  # the shard that was written is not embedded again
+    assert sorted(run(peer, folder, [], anew=True)) == [(name, "stored") for name in NAMES]
+
+
+def test_what_finishes_without_replacing_ends_a_replacement_that_was_stopped(peer, folder):
+    peer.answers["IngestItems"] = lambda requests, context: map(stored, requests)
+    peer.answers["GetItem"] = lambda request, context: pb.GetItemResponse(item=pb.StoredItem(id=request.id))
+    run(peer, folder, [])
+    peer.answers["IngestItems"] = lambda requests, context: (failed(errors.DiskFull) for _ in requests)
+    with pytest.raises(errors.DiskFull):
+        run(peer, folder, [], anew=True)
+    peer.answers["IngestItems"] = lambda requests, context: map(stored, requests)
+    run(peer, folder, [])
+    assert sorted(run(peer, folder, [], anew=True)) == [(name, "stored") for name in NAMES]
 
 
 def test_ctrl_c_ends_a_wait_that_it_did_not_wake(peer, folder):
