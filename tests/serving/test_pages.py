@@ -1,6 +1,7 @@
 import base64
 import hashlib
 
+import grpc
 import pytest
 
 from roost.errors import BadPageToken, BadRequest
@@ -58,3 +59,14 @@ def test_a_crafted_token_that_is_no_text_is_refused():
 def test_a_page_holds_what_fits_into_its_bytes():
     vectors = [pb.Vector(values=bytes(100))] * 5  # 102 bytes each, and 8 for the frame
     assert [pages.fitting(vectors, most) for most in (109, 110, 329, 330, 1000)] == [0, 1, 2, 3, 5]
+
+
+async def test_a_page_token_of_another_model_is_foreign(stub, digits):
+    requests = [pb.IngestItemsRequest(model="digits", item=pb.Item(image=image)) for image in digits[:5]]
+    async for _ in stub.IngestItems(iter(requests)):
+        pass
+    page = await stub.ListItems(pb.ListItemsRequest(model="digits", page_size=2))
+    other = pb.ListItemsRequest(model="plain", page_size=2, page_token=page.next_page_token)
+    with pytest.raises(grpc.RpcError) as caught:
+        await stub.ListItems(other)
+    assert "not one that this list gave" in caught.value.details()
