@@ -64,4 +64,4 @@ lock: .venv/installed ## Pin the dependencies again, with hashes.
 	$(LOCK) --extra training --extra serving --extra index --group dev pyproject.toml -o requirements/dev.txt
 
 clean: ## Remove what was installed and built; data, runs and models stay.
-	rm -rf .venv .triton dist build .pytest_cache .ruff_cache
+	rm -rf .venv .triton .peers dist build .pytest_cache .ruff_cache
