@@ -73,8 +73,8 @@ def run(arguments: argparse.Namespace, name: str) -> int:
             key = {"model": name, "contender": contender, "round": number, "cores": cores}
             key |= {"seconds": load.seconds, "rate": load.rate}
             callers = missing(summary.read(arguments.results), key, load.callers)
-            if not callers:
-                continue
+            if not callers or (load.rate is not None and CONTENDERS[contender].command is None):
+                continue  # nothing arrives at a loop without a server
             say(f"{name}, round {number + 1} of {arguments.rounds}: {contender}")
             try:
                 for row in measuring.measure(made, contender, replace(load, callers=callers)):

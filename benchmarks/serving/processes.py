@@ -18,7 +18,7 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 TICKS = os.sysconf("SC_CLK_TCK")
 SAMPLE_SECONDS = 0.25
 STOP_SECONDS = 20.0
-LOG_LINES = 15
+LOG_LINES = 25
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -58,6 +59,20 @@ class Figures:
         ]
         return median(ratios) if ratios else math.nan
 
+    def cell(self, contender: str, *, callers: int, column: str, digits: int = 1) -> str:
+        """A median as text; empty where there is none."""
+        value = self.of(contender, callers, column)
+        return "" if math.isnan(value) else f"{value:,.{digits}f}"
+
+    def share_cell(self, contender: str, *, callers: int) -> str:
+        """The share of the bare limit as text."""
+        value = self.share(contender, callers)
+        return "" if math.isnan(value) else f"{value:.0%}"
+
+    def failures(self, contender: str) -> str:
+        """Calls that failed, over all rounds and numbers of callers."""
+        return str(sum(row["failures"] for row in self.rows if row["contender"] == contender))
+
     def _rows(self, contender: str, callers: int) -> list[Row]:
         return [row for row in self.rows if (row["contender"], row["callers"]) == (contender, callers)]
 
@@ -72,46 +87,36 @@ def markdown(rows: Sequence[Row]) -> str:
         figures = Figures([row for row in rows if (row["model"], row["cores"], row["seconds"], row["rate"]) == same])
         load = "closed loop" if rate is None else f"open loop, {rate:g} images/s"
         heading = f"## {model}, {cores} cores, {load}, {figures.rounds} rounds of {seconds:g} s"
-        parts += [heading, "", _table(figures), ""]
-        if rate is None:
-            parts += [_targets(figures), ""]
+        parts += [heading, "", _table(figures), ""] if figures.rows else []
+        if rate is None and (targets := _targets(figures)):
+            parts += [_markdown(["target", "", "reached", ""], targets), ""]
         parts += [f"Did not start: {', '.join(sorted(figures.failed))}.", ""] if figures.failed else []
     return "\n".join(parts)
 
 
 def _table(figures: Figures) -> str:
-    callers = figures.callers
-    most = callers[-1] if callers else 0
-    headings = [
-        "",
-        *(f"images/s, {number}" for number in callers),
-        *(f"of the limit, {number}" for number in callers),
-        *(f"p50, p99 ms, {number}" for number in callers),
-        "MiB at rest",
-        f"MiB, {most}",
-        f"processor ms an image, {most}",
-        "failures",
-    ]
-    lines = [
-        [
-            name,
-            *(_number(figures.of(name, number, "images_per_second")) for number in callers),
-            *(_percent(figures.share(name, number)) for number in callers),
-            *(
-                f"{_number(figures.of(name, number, 'p50_ms'))}, {_number(figures.of(name, number, 'p99_ms'))}"
-                for number in callers
-            ),
-            _number(figures.of(name, most, "rest_mebibytes"), digits=0),
-            _number(figures.of(name, most, "peak_mebibytes"), digits=0),
-            _number(figures.of(name, most, "cpu_ms")),
-            str(sum(row["failures"] for row in figures.rows if row["contender"] == name)),
+    most = figures.callers[-1]
+    columns: list[tuple[str, Callable[[str], str]]] = []
+    for callers in figures.callers:
+        at = f", {callers} callers" if callers else ""
+        columns += [
+            (f"images/s{at}", partial(figures.cell, callers=callers, column="images_per_second")),
+            (f"p50 ms{at}", partial(figures.cell, callers=callers, column="p50_ms")),
+            (f"p99 ms{at}", partial(figures.cell, callers=callers, column="p99_ms")),
         ]
-        for name in figures.contenders
+        if callers:  # an open loop asks for no more than its rate
+            columns.append((f"of the limit{at}", partial(figures.share_cell, callers=callers)))
+    columns += [
+        ("processor ms an image", partial(figures.cell, callers=most, column="cpu_ms", digits=2)),
+        ("MiB at rest", partial(figures.cell, callers=most, column="rest_mebibytes", digits=0)),
+        ("MiB under load", partial(figures.cell, callers=most, column="peak_mebibytes", digits=0)),
+        ("failures", figures.failures),
     ]
-    return _markdown(headings, lines)
+    lines = [[name, *(cell(name) for _, cell in columns)] for name in figures.contenders]
+    return _markdown(["", *(heading for heading, _ in columns)], lines)
 
 
-def _targets(figures: Figures) -> str:
+def _targets(figures: Figures) -> list[list[str]]:
     """What the gateway is meant to reach, and what it reached."""
     peers = [name for name in figures.contenders if "bare" not in name and "roost" not in name and "pixels" not in name]
     lines: list[tuple[str, float, float, str]] = []
@@ -138,26 +143,15 @@ def _targets(figures: Figures) -> str:
         ("added p50 with one caller, ms", added, 1.5, "at most"),
         ("gateway at rest, MB", rest, 250, "at most"),
     ]
-    return _markdown(
-        ["target", "", "reached", ""],
-        [
-            [name, f"{bound} {target:g}", f"{value:.3g}", _verdict(value, target, bound)]
-            for name, value, target, bound in lines
-            if not math.isnan(value)
-        ],
-    )
+    return [
+        [name, f"{bound} {target:g}", f"{value:.3g}", _verdict(value, target, bound)]
+        for name, value, target, bound in lines
+        if not math.isnan(value)
+    ]
 
 
 def _verdict(value: float, target: float, bound: str) -> str:
     return "yes" if (value >= target if bound == "at least" else value <= target) else "no"
-
-
-def _number(value: float, *, digits: int = 1) -> str:
-    return "" if math.isnan(value) else f"{value:,.{digits}f}"
-
-
-def _percent(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.0%}"
 
 
 def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
