@@ -12,6 +12,7 @@ what it has is not measured again, so that a run may be stopped at any time. `ta
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -49,6 +50,7 @@ def main() -> None:
     if arguments.command == "table":
         print(summary.markdown(summary.read(arguments.results)))
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # and not before what it started has ended
     if failed := sum(run(arguments, name) for name in arguments.models):
         sys.exit(f"{failed} starts failed; the others were measured.")
 

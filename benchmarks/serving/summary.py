@@ -11,6 +11,11 @@ from typing import Any
 from contenders import CONTENDERS
 
 Row = dict[str, Any]
+MEGABYTES = 2**20 / 1e6
+"""In a MiB."""
+LIMITS = {"fp32": "bare", "int8": "bare-int8"}
+OURS = {"bare", "bare-int8", "roost", "roost-int8", "roost-triton", "triton-pixels"}
+"""Contenders that are no peers."""
 
 
 def read(path: Path) -> list[Row]:
@@ -42,22 +47,19 @@ class Figures:
         found = [row[column] for row in self._rows(contender, callers)]
         return median(found) if found else math.nan
 
-    def share(self, contender: str, callers: int, *, limit: str = "") -> float:
-        """Images/s as a share of the bare limit's in the same round and precision: the median over rounds.
-
-        Args:
-            contender: Who.
-            callers: How many called.
-            limit: Another contender, to be compared with in the limit's place.
-        """
-        bare = limit or ("bare" if CONTENDERS[contender].precision == "fp32" else "bare-int8")
-        rates = {row["round"]: row["images_per_second"] for row in self._rows(bare, callers)}
-        ratios = [
-            row["images_per_second"] / rates[row["round"]]
+    def ratio(self, contender: str, callers: int, *, to: str) -> float:
+        """Images/s over another's in the same round: the median over rounds, NaN where there is none."""
+        others = {row["round"]: row["images_per_second"] for row in self._rows(to, callers)}
+        found = [
+            row["images_per_second"] / others[row["round"]]
             for row in self._rows(contender, callers)
-            if rates.get(row["round"])
+            if others.get(row["round"])
         ]
-        return median(ratios) if ratios else math.nan
+        return median(found) if found else math.nan
+
+    def share(self, contender: str, callers: int) -> float:
+        """Images/s over those of the bare limit in the same precision."""
+        return self.ratio(contender, callers, to=LIMITS[CONTENDERS[contender].precision])
 
     def cell(self, contender: str, *, callers: int, column: str, digits: int = 1) -> str:
         """A median as text; empty where there is none."""
@@ -78,7 +80,7 @@ class Figures:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """A table for each model and each kind of load, and the targets."""
+    """A table for each model and each kind of load, and the targets; a number in a heading is that of callers."""
     parts = []
     for model, cores, seconds, rate in dict.fromkeys(
         (row["model"], row["cores"], row["seconds"], row["rate"]) for row in rows
@@ -88,7 +90,7 @@ def markdown(rows: Sequence[Row]) -> str:
         load = "closed loop" if rate is None else f"open loop, {rate:g} images/s"
         heading = f"## {model}, {cores} cores, {load}, {figures.rounds} rounds of {seconds:g} s"
         parts += [heading, "", _table(figures), ""] if figures.rows else []
-        if rate is None and (targets := _targets(figures)):
+        if rate is None and figures.rows and (targets := _targets(figures)):
             parts += [_markdown(["target", "", "reached", ""], targets), ""]
         parts += [f"Did not start: {', '.join(sorted(figures.failed))}.", ""] if figures.failed else []
     return "\n".join(parts)
@@ -98,7 +100,7 @@ def _table(figures: Figures) -> str:
     most = figures.callers[-1]
     columns: list[tuple[str, Callable[[str], str]]] = []
     for callers in figures.callers:
-        at = f", {callers} callers" if callers else ""
+        at = f", {callers}" if callers else ""
         columns += [
             (f"images/s{at}", partial(figures.cell, callers=callers, column="images_per_second")),
             (f"p50 ms{at}", partial(figures.cell, callers=callers, column="p50_ms")),
@@ -108,6 +110,7 @@ def _table(figures: Figures) -> str:
             columns.append((f"of the limit{at}", partial(figures.share_cell, callers=callers)))
     columns += [
         ("processor ms an image", partial(figures.cell, callers=most, column="cpu_ms", digits=2)),
+        ("the caller's", partial(figures.cell, callers=most, column="load_cpu_ms", digits=2)),
         ("MiB at rest", partial(figures.cell, callers=most, column="rest_mebibytes", digits=0)),
         ("MiB under load", partial(figures.cell, callers=most, column="peak_mebibytes", digits=0)),
         ("failures", figures.failures),
@@ -118,27 +121,25 @@ def _table(figures: Figures) -> str:
 
 def _targets(figures: Figures) -> list[list[str]]:
     """What the gateway is meant to reach, and what it reached."""
-    peers = [name for name in figures.contenders if "bare" not in name and "roost" not in name and "pixels" not in name]
+    peers = [name for name in figures.contenders if name not in OURS]
     lines: list[tuple[str, float, float, str]] = []
     for callers in (number for number in figures.callers if number > 1):
-        best = max((figures.of(name, callers, "images_per_second") for name in peers), default=math.nan)
-        rate, int8 = (figures.of(name, callers, "images_per_second") for name in ("roost", "roost-int8"))
+        ratio = partial(figures.ratio, callers=callers)
+        over_peers = [over for name in peers if not math.isnan(over := ratio("roost", to=name))]
         lines += [
-            (f"fp32, of the limit, {callers} callers", figures.share("roost", callers), 0.95, "at least"),
-            (f"int8, of the limit, {callers} callers", figures.share("roost-int8", callers), 0.90, "at least"),
-            (f"fp32 / the best peer, {callers} callers", rate / best, 1.0, "at least"),
-            (f"int8 / fp32, {callers} callers", int8 / rate, 2.5, "at least"),
+            (f"fp32 / the limit, {callers} callers", ratio("roost", to="bare"), 0.95, "at least"),
+            (f"int8 / the limit, {callers} callers", ratio("roost-int8", to="bare-int8"), 0.90, "at least"),
+            (f"fp32 / the best peer, {callers} callers", min(over_peers, default=math.nan), 1.0, "at least"),
+            (f"int8 / fp32, {callers} callers", ratio("roost-int8", to="roost"), 2.5, "at least"),
             (
-                f"triton:// / Triton with tensors, {callers} callers",
-                figures.share("roost-triton", callers, limit="triton-pixels"),
-                0.90,
+                f"triton:// / Triton alone, {callers} callers",
+                ratio("roost-triton", to="triton-pixels"),
+                0.9,
                 "at least",
             ),
         ]
     added = figures.of("roost", 1, "p50_ms") - figures.of("bare", 1, "p50_ms")
-    rest = max(
-        (figures.of("roost", number, "rest_mebibytes") * 1.048576 for number in figures.callers), default=math.nan
-    )
+    rest = max(figures.of("roost", number, "rest_mebibytes") for number in figures.callers) * MEGABYTES
     lines += [
         ("added p50 with one caller, ms", added, 1.5, "at most"),
         ("gateway at rest, MB", rest, 250, "at most"),

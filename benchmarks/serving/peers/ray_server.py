@@ -1,8 +1,8 @@
 """Ray Serve: a replica for each core with one thread to an image, behind HAProxy, which Ray brings.
 
-Serve's settings for throughput are on: HAProxy calls the replicas directly, where Serve's own proxy is a Python process.
-HAProxy listens on every address of the machine while it is measured; Ray allows no other. A replica takes a few requests
-at a time, so that it has the next one when it ends one.
+Serve's settings for throughput are on: HAProxy calls the replicas directly, where Serve's own proxy is a Python
+process. HAProxy listens on every address of the machine while it is measured; Ray allows no other. A replica takes a
+few requests at a time, so that it has the next one when it ends one.
 """
 
 import asyncio
