@@ -27,6 +27,8 @@ from measuring import Failed, Load
 from models import MODELS
 from summary import Row
 
+from roost.errors import RoostError
+
 RESULTS = Path(__file__).with_name("results.jsonl")
 
 
@@ -50,8 +52,14 @@ def main() -> None:
     if arguments.command == "table":
         print(summary.markdown(summary.read(arguments.results)))
         return
+    if min(arguments.callers) < 1 or (arguments.rate is not None and arguments.rate <= 0):
+        parser.error("--callers and --rate must be above 0")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # and not before what it started has ended
-    if failed := sum(run(arguments, name) for name in arguments.models):
+    try:
+        failed = sum(run(arguments, name) for name in arguments.models)
+    except RoostError as error:
+        sys.exit(str(error))
+    if failed:
         sys.exit(f"{failed} starts failed; the others were measured.")
 
 
