@@ -25,7 +25,7 @@ GOLDEN = "golden.npz"
 TOLERANCE = 1e-3
 """A component of a golden embedding may differ by so much, wherever an fp32 model runs."""
 LEAST_COSINE = 0.97
-"""The mean over the golden images, to what training gave, for a model in int8."""
+"""The mean over the golden images, to what training gave, for a model in bf16 or int8."""
 NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
 Positive = Annotated[FiniteFloat, Field(gt=0)]
@@ -90,8 +90,8 @@ class Manifest(Part):
     dim: PositiveInt
     """Length of an embedding."""
     metric: Literal["cosine"] = "cosine"
-    precision: Literal["fp32", "int8"] = "fp32"
-    """Of the model's file; the golden embeddings are fp32's in any case."""
+    precision: Literal["fp32", "bf16", "int8"] = "fp32"
+    """What the model is computed in; bf16 is made of fp32's file by who runs it. Golden embeddings are fp32's."""
     data: Data
     quality: dict[str, FiniteFloat] = {}
     """Figures measured by the stages, such as `knn20_accuracy` and `parity_max_abs_difference`."""

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import nn
 
 from roost import arrays, artifact
 from roost.artifact import Manifest
@@ -23,7 +25,7 @@ from roost_training import encoders
 PYTHON = "python"
 PYTHON_FILE = "model.py"
 TENSORRT = "tensorrt"
-FP32, INT8 = "fp32", "int8"
+FP32, BF16, INT8 = "fp32", "bf16", "int8"
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def export(
         backend: The Triton backend: the format's own by default, or "python" for ONNX Runtime in Triton's Python
             backend.
         accelerator: "tensorrt" has Triton's ONNX Runtime hand the graph to TensorRT; None does not.
-        precision: "fp32", or "int8" for CPUs.
+        precision: "fp32", or for CPUs "bf16" (the same file, which OpenVINO computes in bf16) or "int8".
         images: A folder of real images, such as those of training, on which int8 is calibrated and compared.
         max_batch: The most images that Triton puts into one batch.
         instances: How many copies of the model Triton runs on each device.
@@ -76,7 +78,7 @@ def export(
         BadSettings: Options that contradict each other, or older versions of the model.
         UnknownPlugin: No such format.
         MissingDependency: The format needs a package or a device that is not here.
-        ParityFailed: The exported model does not repeat the run's golden embeddings, or int8 is too far from them;
+        ParityFailed: The exported model does not repeat the run's golden embeddings, or bf16 or int8 is too far;
             nothing was written.
     """
     _check_precision(precision, format=format, accelerator=accelerator, images=images)
@@ -97,6 +99,9 @@ def export(
         compared = parity.check(
             chosen.load(draft.folder / chosen.FILE), pixels=pixels, expected=embeddings, max_batch=max_batch
         )
+        if precision == BF16:
+            compared = parity.compare(_in_bf16(embedder), pixels=pixels, expected=embeddings, max_batch=max_batch)
+            parity.check_cosine(compared)
         quantised = None
         if precision == INT8 and images is not None:
             quantised = _quantise(draft.folder / chosen.FILE, images=images, manifest=manifest, progress=progress)
@@ -121,12 +126,22 @@ def export(
 
 
 def _check_precision(precision: str, *, format: str, accelerator: str | None, images: Path | None) -> None:
-    if precision not in (FP32, INT8):
-        raise BadSettings(f"No precision called {precision!r}. There are: {FP32}, {INT8}.", precision=precision)
-    if precision == INT8 and (format != "onnx" or accelerator is not None):
-        raise BadSettings(f"--precision {INT8} is for CPUs, and goes with --format onnx and no accelerator.")
+    if precision not in (FP32, BF16, INT8):
+        raise BadSettings(f"No precision called {precision!r}. There are: {FP32}, {BF16}, {INT8}.", precision=precision)
+    if precision != FP32 and (format != "onnx" or accelerator is not None):
+        raise BadSettings(f"--precision {precision} is for CPUs, and goes with --format onnx and no accelerator.")
     if precision == INT8 and images is None:
         raise BadSettings(f"--precision {INT8} is calibrated on real images. Name a folder of them with --images.")
+
+
+def _in_bf16(embedder: nn.Module) -> formats.Embed:
+    """What becomes of the embeddings where layers are computed in bf16, by PyTorch, which can do so on every CPU."""
+
+    def embed(pixels: np.ndarray) -> np.ndarray:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            return embedder(torch.from_numpy(pixels)).float().numpy()
+
+    return embed
 
 
 def _quantise(path: Path, *, images: Path, manifest: Manifest, progress: Callable[[str], None]) -> Quantised:

@@ -80,7 +80,7 @@ def check_cosine(compared: Parity) -> None:
     if not mean >= LEAST_COSINE:
         raise ParityFailed(
             f"The golden images have a mean cosine of {mean:.3g} to what training gave; {LEAST_COSINE:g} is the least. "
-            "Nothing was written. Give --images like those of training, or export in fp32.",
+            "Nothing was written. Export in fp32; for int8, give --images like those of training.",
             cosine=mean,
         )
 

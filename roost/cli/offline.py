@@ -81,7 +81,7 @@ def export(
     format: Annotated[str | None, typer.Option(help="onnx or tensorrt.")] = None,
     backend: Annotated[str | None, typer.Option(help="Triton's backend: onnxruntime, tensorrt or python.")] = None,
     accelerator: Annotated[str | None, typer.Option(help="tensorrt: Triton hands the ONNX model to TensorRT.")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, or int8 for CPUs; int8 needs --images.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32; for CPUs bf16 or, with --images, int8.")] = None,
     images: Annotated[Path | None, typer.Option(help="Real images to calibrate int8 on, such as training's.")] = None,
     max_batch: Annotated[int | None, typer.Option(help="The most images that Triton batches.")] = None,
     json: Json = False,

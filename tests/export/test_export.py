@@ -11,7 +11,7 @@ from tritonclient.grpc import model_config_pb2
 
 from roost import artifact, plugins
 from roost.errors import BadArtifact, BadSettings, MissingDependency, ParityFailed, UnknownPlugin
-from roost_export import formats
+from roost_export import formats, parity
 from roost_export.export import export
 from roost_serving import repository as served
 from roost_training import encoders
@@ -93,6 +93,21 @@ def test_triton_reads_the_configuration(exported):
     assert config.dynamic_batching.default_queue_policy.allow_timeout_override
     assert config.version_policy.HasField("all")
     assert not config.optimization.HasField("execution_accelerators")
+
+
+def test_a_version_for_bf16_has_the_file_of_fp32_and_says_how_far_bf16_is(exported, run, tmp_path):
+    rounded = export(run, repository=tmp_path, precision="bf16")
+    assert artifact.read(rounded.folder).precision == "bf16"
+    assert rounded.manifest.files == exported.manifest.files
+    assert 1e-5 < rounded.parity.max_abs_difference < 0.05  # eight bits of mantissa
+    assert rounded.manifest.quality["parity_min_cosine"] == rounded.parity.min_cosine > 0.99
+
+
+def test_bf16_that_is_too_far_leaves_nothing_behind(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(parity, "LEAST_COSINE", 1.1)
+    with pytest.raises(ParityFailed, match=r"mean cosine .* Export in fp32"):
+        export(run, repository=tmp_path / "repository", precision="bf16")
+    assert not (tmp_path / "repository").exists()
 
 
 def test_the_next_export_is_the_next_version_and_leaves_the_first_alone(exported, run, tmp_path):

@@ -66,8 +66,9 @@ def test_every_convolution_is_quantised_with_a_scale_for_each_channel(int8):
         assert weights[scale].shape == weights[values].shape[:1]
 
 
-async def test_the_gateway_serves_it_beside_the_float_version(int8, images):
-    backend = backends.connect(f"onnx://{int8.folder.parent.parent}", repository=Path(), workers=1)
+@pytest.mark.parametrize("scheme", ["onnx", "openvino"])
+async def test_the_gateway_serves_it_beside_the_float_version(int8, images, scheme):
+    backend = backends.connect(f"{scheme}://{int8.folder.parent.parent}", repository=Path(), workers=1)
     await backend.open()
     data = [path.read_bytes() for path in sorted(images.rglob("*.png"))[:20] if path.name != "broken.png"]
     float_, quantised = [
@@ -117,7 +118,8 @@ def test_too_few_images_are_refused(run, tmp_path):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"precision": "int4"}, "fp32, int8"),
+        ({"precision": "int4"}, "fp32, bf16, int8"),
+        ({"precision": "bf16", "format": "tensorrt"}, "for CPUs"),
         ({"precision": "int8"}, "--images"),
         ({"precision": "int8", "images": Path(), "accelerator": "tensorrt"}, "for CPUs"),
         ({"precision": "int8", "images": Path(), "format": "tensorrt"}, "for CPUs"),

@@ -75,3 +75,5 @@ class Backend(LocalBackend[bytes, onnxruntime.InferenceSession]):
                 "`roost[serving-gpu]` and NVIDIA's driver to use one; to stay on the CPU, do nothing.",
                 reference,
             )
+        if model.manifest.precision == "bf16":
+            log.warning("%s is for bf16, and ONNX Runtime runs it in fp32. Serve it with openvino://.", reference)
