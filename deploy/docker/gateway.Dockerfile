@@ -1,5 +1,6 @@
 # The gateway: `docker build -f deploy/docker/gateway.Dockerfile -t roost-gateway:0.1.0 .` at the repository's root.
-# With `--build-arg EXTRA=serving-gpu` its in-process backend finds CUDA's libraries too.
+# With `--build-arg EXTRA=serving-gpu` its in-process backend finds CUDA's libraries too,
+# and with EXTRA=openvino it is OpenVINO: set ROOST_SERVE_BACKEND to openvino:///models.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build

@@ -18,7 +18,9 @@ class ServeSettings(Settings):
     model_config = SettingsConfigDict(env_prefix="ROOST_SERVE_")
     section: ClassVar[str] = "serve"
 
-    backend: str = Field("onnx://model_repository", description="Where embeddings are computed: onnx:// or triton://.")
+    backend: str = Field(
+        "onnx://model_repository", description="Where embeddings are computed: onnx://, openvino:// or triton://."
+    )
     store: str = Field("edge://data/index", description="Where vectors live: edge://, qdrant:// or memory://.")
     repository: Path = Field(Path("model_repository"), description="Model repository that triton:// serves from.")
     reload_seconds: NonNegativeFloat = Field(
@@ -31,7 +33,7 @@ class ServeSettings(Settings):
     http_port: int = Field(8080, ge=0, le=65535, description="Port of /metrics, /livez and /readyz; 0: a free one.")
     workers: PositiveInt = Field(
         default_factory=lambda: len(os.sched_getaffinity(0)),
-        description="Threads that decode images and, with onnx://, infer. One per core by default.",
+        description="Threads that decode images and, unless with triton://, infer. One per core by default.",
     )
     max_in_flight: PositiveInt = Field(512, description="Images held at once; a call beyond them is refused.")
     max_in_flight_bytes: PositiveInt = Field(256 * 1024 * 1024, description="Bytes of images held at once; likewise.")

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-HEAVY = {"torch", "torchvision", "sklearn", "onnxruntime", "tritonclient", "qdrant_client", "grpc", "aiohttp"}
+HEAVY = {"torch", "torchvision", "sklearn", "onnxruntime", "openvino"}
+HEAVY |= {"tritonclient", "qdrant_client", "grpc", "aiohttp"}
 
 
 def loaded(statement: str) -> set[str]:
@@ -24,6 +25,7 @@ def loaded(statement: str) -> set[str]:
         ("import roost; roost.Client", {"grpc"}),
         ("import roost_serving.server", {"grpc", "aiohttp"}),
         ("import roost_serving.backends.onnx", {"onnxruntime"}),
+        ("import roost_serving.backends.openvino", {"openvino"}),
         ("import roost_serving.backends.triton", {"tritonclient", "grpc"}),
         ("import roost_serving.stores.edge", {"qdrant_client", "grpc"}),
         ("import roost_training.loop.training", {"torch", "torchvision", "sklearn"}),

@@ -51,7 +51,7 @@ def test_hadolint_finds_nothing(name, root):
 def test_every_copied_path_is_in_the_build_context(lines, root):
     context = _context(root)
     for source in _sources(lines):
-        extras = ("serving", "serving-gpu") if "${EXTRA}" in source else ("",)
+        extras = ("serving", "serving-gpu", "openvino") if "${EXTRA}" in source else ("",)
         for extra in extras:
             path = source.replace("${EXTRA}", extra).rstrip("/")
             assert [kept for kept in context if kept == path or kept.startswith(path + "/")], path
@@ -127,7 +127,7 @@ def test_the_commands_of_the_images_and_the_chart_exist(lines, render):
         assert subprocess.run([roost, *command, "--help"], capture_output=True, check=False).returncode == 0, command
 
 
-@pytest.mark.parametrize("extra", ["serving", "serving-gpu", "training"])
+@pytest.mark.parametrize("extra", ["serving", "serving-gpu", "openvino", "training"])
 def test_the_locked_versions_are_those_that_the_extra_asks_for(extra, root):
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     wanted = [*map(Requirement, project["dependencies"]), *_extra(project, extra)]

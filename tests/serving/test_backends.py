@@ -12,6 +12,7 @@ from roost_serving.backends import Embedded
 
 URLS = {
     "onnx": lambda request: ("onnx://", request.getfixturevalue("repository")),
+    "openvino": lambda request: ("openvino://", request.getfixturevalue("repository")),
     "triton": lambda request: (request.getfixturevalue("triton").url, request.getfixturevalue("triton_repository")),
 }
 

@@ -3,6 +3,7 @@
 | scheme | runs | for |
 |---|---|---|
 | `onnx://model_repository` | ONNX Runtime in this process, one single-threaded session per core | one machine |
+| `openvino://model_repository` | OpenVINO likewise | CPUs with bf16 or int8 |
 | `triton://host`, `triton://host:8001` | a Triton server over the same repository | GPUs, many models, many gateways |
 """
 
@@ -99,8 +100,8 @@ def connect(url: str, *, repository: Path, limits: Limits = DEFAULT_LIMITS, work
     """The backend that a URL names; not opened yet.
 
     Args:
-        url: `onnx://` and `triton://host`, whose port is 8001 unless it says another, read the models' manifests and
-            clusters from `repository`; `onnx://folder` from that folder.
+        url: `onnx://`, `openvino://` and `triton://host`, whose port is 8001 unless it says another, read the models'
+            manifests and clusters from `repository`; `onnx://folder` and `openvino://folder` from that folder.
         repository: The model repository that `roost export` wrote.
         limits: Refuse images beyond these.
         workers: Threads that decode and, in-process, infer.
