@@ -65,6 +65,8 @@ class Backend(LocalBackend[openvino.Model, openvino.InferRequest]):
 
     def check(self, model: Model, session: openvino.InferRequest) -> None:
         """Run a model version on its golden images, and say where it is not run as it was exported for."""
+        # Two threads that infer for the very first time in a process can wait for each other for ever (a static of
+        # OpenVINO 2026.4.1's NumPy bindings against the GIL). This, of the first model and on one thread, is before.
         super().check(model, session)
         precision = session.get_compiled_model().get_property("INFERENCE_PRECISION_HINT")
         if model.manifest.precision == "bf16" and precision != openvino.Type.bf16:
