@@ -38,7 +38,7 @@ class Contender:
         self.rounds: list[tuple[float, float]] = []
         backend = BACKENDS[scheme](f"{scheme}://", repository=model.folder, limits=DEFAULT_LIMITS, workers=workers)
         graph = backend.read((model.folder / artifact.MODEL).read_bytes())
-        sessions = [backend.make(model, graph, threads=1) for _ in range(workers)]
+        sessions = backend.make(model, graph, threads=1, callers=workers)
         for session in sessions:
             backend.check(model, session)
         self.embeds = [partial(backend.infer, session) for session in sessions]

@@ -22,7 +22,7 @@ from roost import artifact, preprocess
 from roost.artifact import Manifest
 from roost.errors import BackendUnavailable, BadArtifact, DeadlineExceeded, RoostError, UnknownModel
 from roost.preprocess import Limits
-from roost_serving import backends, repository
+from roost_serving import backends, memory, repository
 from roost_serving.backends import Embedded
 from roost_serving.fair import FairPool
 from roost_serving.repository import Model
@@ -83,10 +83,10 @@ class LocalBackend(ABC, Generic[Graph, Session]):
         """The graph in an ONNX file."""
 
     @abstractmethod
-    def make(self, model: Model, graph: Graph, *, threads: int) -> Session:
-        """A session that runs a model's graph, one call at a time, on so many threads.
+    def make(self, model: Model, graph: Graph, *, threads: int, callers: int) -> list[Session]:
+        """A session of so many threads for each caller, who runs it while the others run theirs.
 
-        It reads no file but the graph. Sessions of one graph are made on several threads at once.
+        It reads no file but the graph. Callers share what they can: a model's weights are most of the gateway's memory.
         """
 
     @abstractmethod
@@ -113,7 +113,7 @@ class LocalBackend(ABC, Generic[Graph, Session]):
         return repository.ordered(loaded.model for loaded in self._loaded.values())
 
     async def open(self) -> None:
-        """Load every model version once per worker and check it on its golden images."""
+        """Load every model version and check it on its golden images."""
         bad = []
         for model in await asyncio.to_thread(repository.scan, self.repository):
             try:
@@ -126,19 +126,23 @@ class LocalBackend(ABC, Generic[Graph, Session]):
             log.error("a model version is not served: %s", error.message)
 
     async def load(self, model: Model) -> None:
-        """Load a model version once per worker, on threads of its own, and check it on its golden images."""
-        threads = [1] * self._workers + [self._workers] * (self._workers > 1)
-        content = await asyncio.to_thread(self._content, model)
+        """Load a model version, on a thread of its own, and check it on its golden images."""
+        self._loaded[model.manifest.reference] = await asyncio.to_thread(self._load, model)
+
+    def _load(self, model: Model) -> Loaded[Session]:
         try:
-            graph = await asyncio.to_thread(self.read, content)
-            sessions = await asyncio.gather(*(asyncio.to_thread(self.make, model, graph, threads=n) for n in threads))
+            graph = self.read(self._content(model))
+            free = self.make(model, graph, threads=1, callers=self._workers)
+            wide = self.make(model, graph, threads=self._workers, callers=1) if self._workers > 1 else []
         except self.errors as error:
             path = model.folder / artifact.MODEL
             raise BadArtifact(
                 f"{path} cannot be loaded by {self.runtime}: {error}. Export it again.", path=path
             ) from error
-        await asyncio.to_thread(self.check, model, sessions[-1])
-        self._loaded[model.manifest.reference] = Loaded(model, sessions[: self._workers], sessions[self._workers :])
+        self.check(model, (wide or free)[0])
+        del graph
+        memory.give_back()  # loading takes a model's size several times over
+        return Loaded(model, free, wide)
 
     def drop(self, model: Model) -> None:
         """Forget a model version; its memory is free once the images that are on their way are done."""

@@ -36,7 +36,7 @@ class Backend(LocalBackend[bytes, onnxruntime.InferenceSession]):
     )  # ONNX Runtime's own have no common class but Exception
 
     async def open(self) -> None:
-        """Load every model version once per worker and check it on its golden images."""
+        """Load every model version and check it on its golden images."""
         if GPU in onnxruntime.get_available_providers():
             onnxruntime.preload_dlls()  # CUDA and cuDNN as the packages of `roost[serving-gpu]` bring them
         await super().open()
@@ -45,8 +45,8 @@ class Backend(LocalBackend[bytes, onnxruntime.InferenceSession]):
         """The file as it is: each session reads it by itself."""
         return content
 
-    def make(self, model: Model, graph: bytes, *, threads: int) -> onnxruntime.InferenceSession:
-        """A session on the GPU, where there is one, or on so many threads."""
+    def make(self, model: Model, graph: bytes, *, threads: int, callers: int) -> list[onnxruntime.InferenceSession]:
+        """One session for all, on the GPU, where there is one, or on so many threads: with one, the caller's own."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         # Threads that share an image wait for each other busily, but never between two images.
@@ -58,7 +58,9 @@ class Backend(LocalBackend[bytes, onnxruntime.InferenceSession]):
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", path)
         options.log_severity_level = 3
         providers = [GPU, CPU] if GPU in onnxruntime.get_available_providers() else [CPU]
-        return onnxruntime.InferenceSession(graph, options, providers=providers)
+        session = onnxruntime.InferenceSession(graph, options, providers=providers)
+        session._model_bytes = None  # pyright: ignore[reportPrivateUsage] - kept to begin again on another device
+        return [session] * callers
 
     def infer(self, session: onnxruntime.InferenceSession, pixels: np.ndarray) -> np.ndarray:
         """Embeddings (n, dim) of uint8 pixels (n, size, size, 3)."""

@@ -48,8 +48,8 @@ class Backend(LocalBackend[openvino.Model, openvino.InferRequest]):
             raise RuntimeError(reader.stderr.decode(errors="replace").strip().rpartition("\n")[2])
         return openvino.Core().read_model(content)
 
-    def make(self, model: Model, graph: openvino.Model, *, threads: int) -> openvino.InferRequest:
-        """A request on so many threads: with one, the caller's own."""
+    def make(self, model: Model, graph: openvino.Model, *, threads: int, callers: int) -> list[openvino.InferRequest]:
+        """Requests on so many threads: with one, the caller's own."""
         options = {
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
@@ -57,7 +57,8 @@ class Backend(LocalBackend[openvino.Model, openvino.InferRequest]):
             # Left to itself, it computes in bf16 wherever the CPU can, which fp32's golden embeddings do not allow.
             "INFERENCE_PRECISION_HINT": "bf16" if model.manifest.precision == "bf16" else "f32",
         }
-        return openvino.compile_model(graph, "CPU", options).create_infer_request()
+        # A request for each caller of one compiled model would make them wait for each other.
+        return [openvino.compile_model(graph, "CPU", options).create_infer_request() for _ in range(callers)]
 
     def infer(self, session: openvino.InferRequest, pixels: np.ndarray) -> np.ndarray:
         """Embeddings (n, dim) of uint8 pixels (n, size, size, 3)."""
