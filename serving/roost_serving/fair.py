@@ -3,8 +3,11 @@
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Lock
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from queue import SimpleQueue
+from threading import Lock, Thread
 from typing import Any, Generic, TypeVar
 
 from roost_serving import callers
@@ -49,6 +52,31 @@ class Turns(Generic[T]):
                 del self._queues[who]
 
 
+@dataclass(frozen=True)
+class Work:
+    """What a thread is to do, and who waits for it."""
+
+    do: Callable[[], Any]
+    future: asyncio.Future[Any]
+    loop: asyncio.AbstractEventLoop
+
+    def settle(self) -> None:
+        """Do it, and tell who waits."""
+        if self.future.cancelled():
+            return
+        result = error = None
+        try:
+            result = self.do()
+        except BaseException as raised:  # it is the waiter's to deal with
+            error = raised
+        self.tell(partial(_settle, self.future, result, error))
+
+    def tell(self, what: Callable[[], object]) -> None:
+        """Have something done where the waiter runs."""
+        with suppress(RuntimeError):  # its loop was closed, so that nobody waits
+            self.loop.call_soon_threadsafe(what)
+
+
 class FairPool:
     """Threads that take from every caller in turn.
 
@@ -58,9 +86,14 @@ class FairPool:
     """
 
     def __init__(self, workers: int, *, name: str) -> None:
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix=name)
-        self._turns: Turns[tuple[Future[Any], Callable[[], Any]]] = Turns()
+        self._turns: Turns[Work] = Turns()
         self._lock = Lock()
+        self._more: SimpleQueue[bool] = SimpleQueue()
+        """For each piece of work a turn, whoever's it will be; False ends a thread."""
+        self._closed = False
+        self._threads = [Thread(target=self._run, name=f"{name}-{number}", daemon=True) for number in range(workers)]
+        for thread in self._threads:
+            thread.start()
 
     def submit(self, work: Callable[[], T]) -> asyncio.Future[T]:
         """Have work done for the current caller; what is cancelled before its turn is not begun.
@@ -68,27 +101,39 @@ class FairPool:
         Raises:
             RuntimeError: The pool was closed.
         """
-        future: Future[T] = Future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
         with self._lock:
-            self._pool.submit(self._next)  # a turn for each piece of work, whoever's it will be
-            self._turns.put(callers.current().name, (future, work))
-        return asyncio.wrap_future(future)
+            if self._closed:
+                raise RuntimeError("The pool is closed")
+            self._turns.put(callers.current().name, Work(work, future, loop))
+        self._more.put(True)
+        return future
 
     def close(self) -> None:
         """Finish what is being worked on and drop the rest; waits."""
-        self._pool.shutdown(cancel_futures=True)
-        while (left := self._turns.take()) is not None:
-            left[0].cancel()
-
-    def _next(self) -> None:
         with self._lock:
-            taken = self._turns.take()
-        if taken is None:
-            return
-        future, work = taken
-        if not future.set_running_or_notify_cancel():
-            return
-        try:
-            future.set_result(work())
-        except BaseException as error:  # as concurrent.futures does: it is the waiter's to deal with
-            future.set_exception(error)
+            self._closed = True
+            while (left := self._turns.take()) is not None:
+                left.tell(left.future.cancel)
+        for _ in self._threads:
+            self._more.put(False)
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self) -> None:
+        while self._more.get():
+            with self._lock:
+                work = self._turns.take()
+            if work is not None:
+                work.settle()
+                del work  # or its image and its answer would stay until the next
+
+
+def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)

@@ -6,7 +6,6 @@ import os
 import re
 import sys
 import time
-import uuid
 from collections.abc import Iterable
 from contextvars import ContextVar
 from typing import Literal
@@ -27,7 +26,7 @@ def begin(metadata: Iterable[tuple[str, str | bytes]]) -> str:
     """Name the call under way as its caller does, or anew where it does not, or not in 1 to 64 plain characters."""
     given = next((value for name, value in metadata if name == REQUEST_ID), "")
     known = isinstance(given, str) and re.fullmatch(r"[A-Za-z0-9._:/+=@-]{1,64}", given)
-    name = given if isinstance(given, str) and known else uuid.uuid4().hex
+    name = given if isinstance(given, str) and known else os.urandom(16).hex()
     _request.set(name)
     return name
 

@@ -78,8 +78,9 @@ async def test_an_error_is_its_waiter_s(pool):
 
 
 async def test_a_closed_pool_drops_what_waits(pool):
-    gate = threading.Event()
-    held, waiting = pool.submit(gate.wait), pool.submit(lambda: 1)
+    begun, gate = threading.Event(), threading.Event()
+    held, waiting = pool.submit(lambda: begun.set() or gate.wait()), pool.submit(lambda: 1)
+    await asyncio.to_thread(begun.wait)
     closing = asyncio.create_task(asyncio.to_thread(pool.close))
     await asyncio.sleep(0.05)
     gate.set()
