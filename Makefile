@@ -60,8 +60,9 @@ triton: .triton/installed ## Make .triton, a real Triton server for the tests th
 lock: .venv/installed ## Pin the dependencies again, with hashes.
 	for part in uv build; do $(LOCK) requirements/$$part.in -o requirements/$$part.txt; done
 	$(LOCK) --no-deps requirements/triton.in -o requirements/triton.txt
-	for extra in serving serving-gpu openvino training; do $(LOCK) --extra $$extra pyproject.toml -o requirements/$$extra.txt; done
-	$(LOCK) --extra training --extra serving --extra openvino --extra index --group dev pyproject.toml -o requirements/dev.txt
+	for extra in serving serving-gpu openvino; do $(LOCK) --extra $$extra --extra tracing pyproject.toml -o requirements/$$extra.txt; done
+	$(LOCK) --extra training pyproject.toml -o requirements/training.txt
+	$(LOCK) --extra training --extra serving --extra openvino --extra tracing --extra index --group dev pyproject.toml -o requirements/dev.txt
 
 clean: ## Remove what was installed and built; data, runs and models stay.
 	rm -rf .venv .triton .peers dist build .pytest_cache .ruff_cache

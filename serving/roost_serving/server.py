@@ -29,6 +29,7 @@ from roost_serving.reload import Reloaded, Reloader
 from roost_serving.servicer import SERVICE, GatewayServicer
 from roost_serving.settings import ServeSettings
 from roost_serving.tls import Certificates
+from roost_serving.tracing import traced
 
 MOST_CALLS = 1024
 """Calls and streams open at once; gRPC refuses those beyond, so that what waits for admission is bounded too."""
@@ -92,6 +93,12 @@ def run(settings: ServeSettings, *, on_ready: Callable[[Running], None] | None =
 @asynccontextmanager
 async def serving(settings: ServeSettings) -> AsyncIterator[Running]:
     """A gateway that answers while the context lasts; on leaving, it drains."""
+    async with traced(settings.tracing) as tracers, _gateway(settings, tracers) as running:
+        yield running
+
+
+@asynccontextmanager
+async def _gateway(settings: ServeSettings, tracers: list[grpc.aio.ServerInterceptor]) -> AsyncIterator[Running]:
     metrics = Metrics()
     keys = None if settings.keys_file is None else Keys(settings.keys_file)
     access = Access(keys, open_health=settings.open_health)
@@ -114,7 +121,7 @@ async def serving(settings: ServeSettings) -> AsyncIterator[Running]:
     )
     health = Health(pipeline, metrics, breakers)
     reloader = Reloader(pipeline, metrics, period=settings.reload_seconds)
-    server = _server(settings, pipeline, reloader, health, Interceptor(metrics, access))
+    server = _server(settings, pipeline, reloader, health, [*tracers, Interceptor(metrics, access)])
     try:
         port = _bind(server, settings, _certificates(settings, metrics))
         await pipeline.open()
@@ -154,10 +161,14 @@ class _Asked:
 
 
 def _server(
-    settings: ServeSettings, pipeline: Pipeline, reloader: Reloader, health: Health, interceptor: Interceptor
+    settings: ServeSettings,
+    pipeline: Pipeline,
+    reloader: Reloader,
+    health: Health,
+    interceptors: list[grpc.aio.ServerInterceptor],
 ) -> grpc.aio.Server:
     server = grpc.aio.server(
-        interceptors=[interceptor],
+        interceptors=interceptors,
         options=[
             ("grpc.max_receive_message_length", settings.max_message_bytes),
             ("grpc.max_send_message_length", settings.max_message_bytes),

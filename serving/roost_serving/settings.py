@@ -53,6 +53,7 @@ class ServeSettings(Settings):
     )
     grace_seconds: NonNegativeFloat = Field(10.0, description="How long running calls may take to end at shutdown.")
     log_format: Literal["text", "json"] = Field("text", description="How events are logged, one a line: text or json.")
+    tracing: bool = Field(False, description="Send OpenTelemetry traces to where OTEL_EXPORTER_OTLP_ENDPOINT says.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severity logged.")
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 HEAVY = {"torch", "torchvision", "sklearn", "onnxruntime", "openvino"}
-HEAVY |= {"tritonclient", "qdrant_client", "grpc", "aiohttp"}
+HEAVY |= {"tritonclient", "qdrant_client", "grpc", "aiohttp", "opentelemetry"}
 
 
 def loaded(statement: str) -> set[str]:
