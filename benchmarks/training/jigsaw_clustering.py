@@ -46,7 +46,6 @@ CONTENDERS: dict[str, tuple[str, dict[str, Any]]] = {
     "deep clustering by EM": ("deepcluster_em", CLUSTERS),
     "jigsaw with odd pieces": ("jigsaw_odd", PUZZLES),
     "jigsaw with odd pieces and deep clustering at once": ("jigsaw_with_deepcluster", PUZZLES | CLUSTERS | {"odd": 2}),
-    "relative patch position": ("relative_patch", PUZZLES),  # beside jigsaw, whose kin it is
 }
 """Methods, and their settings; all others are the methods' own."""
 
