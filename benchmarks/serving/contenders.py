@@ -51,14 +51,9 @@ class Contender:
     """The contender that must run behind it."""
 
 
-def peer(name: str, *, protocol: str, environment: str = "") -> Contender:
+def peer(name: str, *options: str, protocol: str) -> Contender:
     """One whose server is `peers/NAME_server.py`."""
-    environment = environment or name
-
-    def command(_: Start) -> list[str | Path]:
-        return [python(environment), PEERS / f"{name}_server.py"]
-
-    return Contender(protocol, command, environment)
+    return Contender(protocol, lambda _: [python(name), PEERS / f"{name}_server.py", *options], name)
 
 
 def gateway(start: Start, *, backend: str, precision: str) -> list[str | Path]:
@@ -99,7 +94,7 @@ CONTENDERS = {
     ),
     "triton-pixels": Contender("v2-pixels", lambda start: triton(start, jpeg=False), TRITON, model=""),
     "fastapi": peer("fastapi", protocol="http"),
-    "fastapi-wide": peer("fastapi_wide", protocol="http", environment="fastapi"),
+    "fastapi-wide": peer("fastapi", "wide", protocol="http"),
     "litserve": peer("litserve", protocol="http"),
     "bentoml": Contender("http", bentoml, "bentoml"),
     "ray": peer("ray", protocol="http"),

@@ -38,7 +38,7 @@ async def traced(on: bool) -> AsyncIterator[list[grpc.aio.ServerInterceptor]]:
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
         from opentelemetry.instrumentation.grpc import GrpcAioInstrumentorClient, aio_server_interceptor, filters
         from opentelemetry.sdk.resources import Resource
-        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace import SpanLimits, TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ModuleNotFoundError as error:
         raise MissingDependency(
@@ -48,7 +48,10 @@ async def traced(on: bool) -> AsyncIterator[list[grpc.aio.ServerInterceptor]]:
         ) from error
     given = Resource.create()
     named = not str(given.attributes[NAME]).startswith("unknown_service")
-    provider = TracerProvider(resource=given if named else given.merge(Resource({NAME: SERVICE})))
+    provider = TracerProvider(
+        resource=given if named else given.merge(Resource({NAME: SERVICE})),
+        span_limits=SpanLimits(max_events=0),  # which would be exceptions, with texts and values that are nobody's
+    )
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     calls = GrpcAioInstrumentorClient(lambda details: trace.get_current_span().get_span_context().is_valid)
     calls.instrument(tracer_provider=provider)

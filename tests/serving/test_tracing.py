@@ -89,6 +89,7 @@ def test_an_error_is_traced_with_its_status(serve, repository, collector):
         (span,) = [span for span in spans(collector.wait_for({name})) if span.name == name]
     attributes = {each.key: each.value.int_value for each in span.attributes}
     assert attributes["rpc.grpc.status_code"] == grpc.StatusCode.NOT_FOUND.value[0]
+    assert not span.events  # an exception's would have its text and its traceback
 
 
 def test_a_collector_that_is_away_delays_nobody(serve, repository, digits, monkeypatch):
