@@ -45,6 +45,8 @@ class Contender:
     environment: str = ""
     """Name of its virtual environment; empty for Roost's own."""
     precision: str = "fp32"
+    least_cosine: float = 0.999
+    """Of its answers to the plain loop's."""
     model: str = "encoder"
     """What the model is called there; empty for the name that Roost gave it."""
     behind: str = ""
@@ -59,7 +61,7 @@ def peer(name: str, *options: str, protocol: str) -> Contender:
 def gateway(start: Start, *, backend: str, precision: str) -> list[str | Path]:
     """`roost serve` over one model, with its vectors in memory."""
     repository = start.made.repository(precision)
-    url = f"onnx://{repository}" if backend == "onnx" else f"triton://{start.behind}"
+    url = f"triton://{start.behind}" if backend == "triton" else f"{backend}://{repository}"
     flags = {
         "--backend": url,
         "--repository": repository,
@@ -89,6 +91,12 @@ CONTENDERS = {
     "bare-int8": Contender("", precision="int8"),
     "roost": Contender("roost", lambda start: gateway(start, backend="onnx", precision="fp32")),
     "roost-int8": Contender("roost", lambda start: gateway(start, backend="onnx", precision="int8"), precision="int8"),
+    "roost-openvino-int8": Contender(
+        "roost",
+        lambda start: gateway(start, backend="openvino", precision="int8"),
+        precision="int8",
+        least_cosine=0.98,  # it rounds otherwise than ONNX Runtime, and comes as near to fp32
+    ),
     "roost-triton": Contender(
         "roost", lambda start: gateway(start, backend="triton", precision="fp32"), behind="triton-behind"
     ),

@@ -6,7 +6,7 @@ fixed times, whatever became of those before, and an answer's time counts from w
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -18,7 +18,8 @@ from work import Measured, Work
 READY_SECONDS = 180.0
 RETRY_SECONDS = 0.2
 CALL_SECONDS = 60.0
-LEAST_COSINE = 0.999
+REST_SECONDS = 10.0
+"""A server that is asked nothing for so long is at rest."""
 
 Ask = Callable[[int], Awaitable[object]]
 """Sends the image of that number and returns when it is answered."""
@@ -79,7 +80,7 @@ async def open_loop(ask: Ask, *, rate: float, warmup_seconds: float, seconds: fl
     return answers
 
 
-def agree(vectors: np.ndarray, expected: np.ndarray) -> bool:
+def agree(vectors: np.ndarray, expected: np.ndarray, *, least_cosine: float) -> bool:
     """Whether embeddings (n, dim) are those that are expected, and differ from each other as those do.
 
     The encoder is untrained, so that all its embeddings are nearly alike: what they have in common is taken away first.
@@ -89,7 +90,7 @@ def agree(vectors: np.ndarray, expected: np.ndarray) -> bool:
     common = expected.mean(axis=0)
     a, b = vectors - common, expected - common
     cosines = (a * b).sum(axis=1) / np.maximum(np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1), 1e-12)
-    return bool(cosines.min() > LEAST_COSINE)
+    return bool(cosines.min() > least_cosine)
 
 
 async def main(given: Work) -> None:
@@ -100,7 +101,10 @@ async def main(given: Work) -> None:
     requests = [client.request(image) for image in given.read()]
     async with client.connect() as call:
         await _wait(call, requests[0])
-        await _check(client, call, requests, np.load(given.expected))
+        vectors = np.stack([client.vector(await call(request)) for request in requests]).reshape(len(requests), -1)
+        if not agree(vectors, np.load(given.expected), least_cosine=given.least_cosine):
+            raise SystemExit("the answers are not the embeddings that the plain loop computed")
+        await asyncio.sleep(REST_SECONDS)
         work.say()
 
         def ask(number: int) -> Awaitable[object]:
@@ -143,12 +147,6 @@ async def _wait(call: clients.Call, request: bytes) -> None:
             if time.monotonic() > until:
                 raise SystemExit(f"no answer within {READY_SECONDS:g} s: {error}")
         await asyncio.sleep(RETRY_SECONDS)
-
-
-async def _check(client: clients.Client, call: clients.Call, requests: Sequence[bytes], expected: np.ndarray) -> None:
-    vectors = np.stack([client.vector(await call(request)) for request in requests])
-    if not agree(vectors.reshape(len(requests), -1), expected):
-        raise SystemExit("the answers are not the embeddings that the plain loop computed")
 
 
 if __name__ == "__main__":

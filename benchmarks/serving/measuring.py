@@ -125,6 +125,7 @@ def _work(
         resize=made.model.resize,
         images=[str(path) for path in models.pick(load.images, IMAGES)],
         expected=str(made.folder / f"expected-{precision}.npy"),
+        least_cosine=contender.least_cosine,
         callers=list(callers),
         seconds=load.seconds,
         warmup_seconds=load.warmup_seconds,

@@ -14,7 +14,7 @@ Row = dict[str, Any]
 MEGABYTES = 2**20 / 1e6
 """In a MiB."""
 LIMITS = {"fp32": "bare", "int8": "bare-int8"}
-OURS = {"bare", "bare-int8", "roost", "roost-int8", "roost-triton", "triton-pixels"}
+OURS = {"bare", "bare-int8", "roost", "roost-int8", "roost-openvino-int8", "roost-triton", "triton-pixels"}
 """Contenders that are no peers."""
 
 
@@ -131,6 +131,12 @@ def _targets(figures: Figures) -> list[list[str]]:
             (f"int8 / the limit, {callers} callers", ratio("roost-int8", to="bare-int8"), 0.90, "at least"),
             (f"fp32 / the best peer, {callers} callers", min(over_peers, default=math.nan), 1.0, "at least"),
             (f"int8 / fp32, {callers} callers", ratio("roost-int8", to="roost"), 2.5, "at least"),
+            (
+                f"int8 in OpenVINO / fp32, {callers} callers",
+                ratio("roost-openvino-int8", to="roost"),
+                2.5,
+                "at least",
+            ),
             (
                 f"triton:// / Triton alone, {callers} callers",
                 ratio("roost-triton", to="triton-pixels"),

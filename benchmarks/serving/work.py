@@ -25,6 +25,8 @@ class Work:
     """JPEG files, sent in turn."""
     expected: str
     """File of the embeddings that the answers must be; the loop without a server writes it."""
+    least_cosine: float
+    """Of an answer that counts as right."""
     callers: list[int]
     seconds: float
     warmup_seconds: float

@@ -1,14 +1,15 @@
 """Calls to a part that does not answer fail at once, those that wait for it too, until it is seen to answer again."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Collection
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from roost.errors import BackendUnavailable, RoostError, StoreUnavailable
 from roost_serving.backends import ModelUnavailable
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 FAILURES = 2
 """In a row, by calls or by looks, that open a breaker: one may be chance."""
@@ -34,9 +35,8 @@ class Breaker:
         self._calls: set[asyncio.Timeout] = set()
         observe(False)
 
-    @asynccontextmanager
-    async def guard(self) -> AsyncIterator[None]:
-        """A call to the part: refused while the breaker is open, ended when it opens, and counted.
+    async def guard(self, call: Callable[..., Awaitable[R]], *args: Any, **named: Any) -> R:
+        """Call the part: refused while the breaker is open, ended when it opens, and counted.
 
         Raises:
             RoostError: The breaker's, while it is open.
@@ -48,7 +48,7 @@ class Breaker:
             async with limit:
                 self._calls.add(limit)
                 try:
-                    yield
+                    result = await call(*args, **named)
                 finally:
                     self._calls.discard(limit)
         except ModelUnavailable:  # calls for other models must go on
@@ -61,8 +61,8 @@ class Breaker:
             if limit.expired():
                 raise self._refusal()
             raise
-        else:
-            self._failures = 0
+        self._failures = 0
+        return result
 
     def saw(self, *, up: bool) -> None:
         """The part was seen to answer, or not to."""
@@ -98,8 +98,4 @@ class _Guarded:
         if name not in self._calls:
             return found
 
-        async def call(*args: Any, **named: Any) -> Any:
-            async with self._breaker.guard():
-                return await found(*args, **named)
-
-        return call
+        return partial(self._breaker.guard, found)

@@ -2,17 +2,17 @@
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import partial
 from queue import SimpleQueue
 from threading import Lock, Thread
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from roost_serving import callers
 
 T = TypeVar("T")
+Q = TypeVar("Q")
+A = TypeVar("A")
 
 
 class Turns(Generic[T]):
@@ -26,16 +26,20 @@ class Turns(Generic[T]):
 
     def put(self, who: str, thing: T) -> None:
         """Add to a caller's queue."""
-        self._queues.setdefault(who, deque()).append(thing)
+        queue = self._queues.get(who)
+        if queue is None:
+            self._queues[who] = deque((thing,))
+        else:
+            queue.append(thing)
 
-    def take(self, may: Callable[[T], bool] = lambda thing: True) -> T | None:
+    def take(self, may: Callable[[T], bool] | None = None) -> T | None:
         """The first thing of the caller whose turn it is; None where there is none.
 
         Args:
             may: Whether a caller's first thing may be taken; who may not is passed over, and keeps the turn.
         """
         for who, queue in self._queues.items():
-            if may(queue[0]):
+            if may is None or may(queue[0]):
                 thing = queue.popleft()
                 self._queues.move_to_end(who)
                 if not queue:
@@ -52,61 +56,47 @@ class Turns(Generic[T]):
                 del self._queues[who]
 
 
-@dataclass(frozen=True)
-class Work:
-    """What a thread is to do, and who waits for it."""
-
-    do: Callable[[], Any]
-    future: asyncio.Future[Any]
-    loop: asyncio.AbstractEventLoop
-
-    def settle(self) -> None:
-        """Do it, and tell who waits."""
-        if self.future.cancelled():
-            return
-        result = error = None
-        try:
-            result = self.do()
-        except BaseException as raised:  # it is the waiter's to deal with
-            error = raised
-        self.tell(partial(_settle, self.future, result, error))
-
-    def tell(self, what: Callable[[], object]) -> None:
-        """Have something done where the waiter runs."""
-        with suppress(RuntimeError):  # its loop was closed, so that nobody waits
-            self.loop.call_soon_threadsafe(what)
-
-
-class FairPool:
-    """Threads that take from every caller in turn.
+class FairPool(Generic[Q, A]):
+    """Threads that take from every caller in turn, each its share of what waits.
 
     Args:
-        workers: How many.
+        do: Run on a thread: the answer to each of some questions.
+        workers: How many threads.
+        most: How many questions one takes at once. It leaves the others theirs.
         name: What the threads' names begin with.
     """
 
-    def __init__(self, workers: int, *, name: str) -> None:
-        self._turns: Turns[Work] = Turns()
+    def __init__(self, do: Callable[[list[Q]], Sequence[A]], *, workers: int, most: int = 1, name: str) -> None:
+        self._do, self._workers, self._most = do, workers, most
+        self._turns: Turns[tuple[Q, asyncio.Future[A]]] = Turns()
         self._lock = Lock()
         self._more: SimpleQueue[bool] = SimpleQueue()
-        """For each piece of work a turn, whoever's it will be; False ends a thread."""
+        """For each question a turn, whoever's it will be, or nobody's where one took several; False ends a thread."""
         self._closed = False
         self._threads = [Thread(target=self._run, name=f"{name}-{number}", daemon=True) for number in range(workers)]
         for thread in self._threads:
             thread.start()
 
-    def submit(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        """Have work done for the current caller; what is cancelled before its turn is not begun.
+    async def ask(self, questions: Iterable[Q]) -> list[A]:
+        """Have several of the current caller's questions answered; once one fails, the others are passed over."""
+        answers = [self.submit(question) for question in questions]
+        try:
+            return [await answer for answer in answers]
+        finally:
+            for answer in answers:
+                answer.cancel()
+
+    def submit(self, question: Q) -> asyncio.Future[A]:
+        """Have the current caller's question answered; one that is cancelled before its turn is passed over.
 
         Raises:
             RuntimeError: The pool was closed.
         """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
+        future: asyncio.Future[A] = asyncio.get_running_loop().create_future()
         with self._lock:
             if self._closed:
                 raise RuntimeError("The pool is closed")
-            self._turns.put(callers.current().name, Work(work, future, loop))
+            self._turns.put(callers.current().name, (question, future))
         self._more.put(True)
         return future
 
@@ -115,7 +105,7 @@ class FairPool:
         with self._lock:
             self._closed = True
             while (left := self._turns.take()) is not None:
-                left.tell(left.future.cancel)
+                _tell(_drop, [left[1]])
         for _ in self._threads:
             self._more.put(False)
         for thread in self._threads:
@@ -123,17 +113,45 @@ class FairPool:
 
     def _run(self) -> None:
         while self._more.get():
-            with self._lock:
-                work = self._turns.take()
-            if work is not None:
-                work.settle()
-                del work  # or its image and its answer would stay until the next
+            taken = self._take()
+            if taken:
+                self._answer(taken)
+            del taken  # or its images would stay until the next
+
+    def _take(self) -> list[tuple[Q, asyncio.Future[A]]]:
+        with self._lock:
+            share = min(self._most, -(-len(self._turns) // self._workers))
+            taken = [self._turns.take() for _ in range(share)]
+        return [each for each in taken if each is not None and not each[1].cancelled()]
+
+    def _answer(self, taken: list[tuple[Q, asyncio.Future[A]]]) -> None:
+        questions, futures = zip(*taken, strict=True)
+        try:
+            answers = self._do(list(questions))
+        except BaseException as error:  # it is the waiters' to deal with
+            _tell(_fail, futures, error)
+        else:
+            _tell(_settle, futures, answers)
 
 
-def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(result)
-    else:
-        future.set_exception(error)
+def _tell(what: Callable[..., None], futures: Sequence[asyncio.Future[A]], *given: object) -> None:
+    """Have something done to futures of one loop, on its thread."""
+    with suppress(RuntimeError):  # the loop was closed, so that nobody waits
+        futures[0].get_loop().call_soon_threadsafe(what, futures, *given)
+
+
+def _settle(futures: Sequence[asyncio.Future[A]], answers: Sequence[A]) -> None:
+    for future, answer in zip(futures, answers, strict=True):
+        if not future.done():
+            future.set_result(answer)
+
+
+def _fail(futures: Sequence[asyncio.Future[A]], error: BaseException) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_exception(error)
+
+
+def _drop(futures: Sequence[asyncio.Future[A]]) -> None:
+    for future in futures:
+        future.cancel()

@@ -1,12 +1,11 @@
 """Asks who calls, counts, times, and translates the errors of every call: the only place that does."""
 
-import asyncio
 import inspect
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import Any, NoReturn
+from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -89,21 +88,37 @@ class Call:
 
     async def respond(self, request: Any, context: Context) -> Any:
         """A handler with one response."""
-        async with self._watched(context):
+        watch = self._begin(context)
+        try:
+            self._admit(watch)
             response = await self._behaviour(self._read(request), context)
             self._sent.inc()
+            watch.code = _code(context)
             return response
+        except BaseException as error:
+            await self._fail(watch, error)
+            raise
+        finally:
+            self._end(watch)
 
     async def respond_stream(self, request: Any, context: Context) -> AsyncIterator[Any]:
         """A handler with a stream of responses."""
-        async with self._watched(context):
+        watch = self._begin(context)
+        try:
+            self._admit(watch)
             responses = self._behaviour(self._read(request), context)
             if inspect.isawaitable(responses):  # the health service's Watch writes to the context itself
                 await responses
-                return
-            async for response in responses:
-                self._sent.inc()
-                yield response
+            else:
+                async for response in responses:
+                    self._sent.inc()
+                    yield response
+            watch.code = _code(context)
+        except BaseException as error:
+            await self._fail(watch, error)
+            raise
+        finally:
+            self._end(watch)
 
     def _read(self, request: Any) -> Any:
         return self._read_stream(request) if self._handler.request_streaming else self._parse(request)
@@ -120,46 +135,55 @@ class Call:
         except DecodeError:
             raise BadRequest("The message cannot be parsed. Use the messages of roost.v1.", field="message")
 
-    @asynccontextmanager
-    async def _watched(self, context: Context) -> AsyncIterator[None]:
+    def _begin(self, context: Context) -> "Watch":
         self._started.inc()
-        begun = time.monotonic()
-        code, caller = "OK", UNKNOWN
         metadata = tuple(context.invocation_metadata() or ())
-        named = ((logs.REQUEST_ID, logs.begin(metadata)),)
-        context.set_trailing_metadata(named)
-        try:
-            who = self._access.caller(self._method, metadata)
-            callers.begin(who)
-            caller = who.name
-            yield
-            code = _code(context)
-        except RoostError as error:
-            code = error.code
-            self._metrics.failed(error)
-            await self._abort(context, error, named)
-        except (asyncio.CancelledError, GeneratorExit):
-            left = context.time_remaining()
-            code = "CANCELLED" if left is None or left > 0 else "DEADLINE_EXCEEDED"
-            raise
-        except grpc.aio.AbortError:
-            code = _code(context)
-            raise
-        except Exception as error:  # the one place that may: its text must not reach the caller
-            code = Unexpected.code
-            log.exception("%s failed", "/".join(self._labels[1:]), exc_info=error)
-            await self._abort(context, Unexpected("The gateway failed. Its log says why."), named)
-        finally:
-            self._metrics.handled.labels(*self._labels, code).inc()
-            self._metrics.ended(caller, code)
-            log.debug("%s ended with %s after %.1f ms", self._method, code, 1000 * (time.monotonic() - begun))
-            self._handling.observe(time.monotonic() - begun)
+        watch = Watch(context, metadata, trailer=((logs.REQUEST_ID, logs.begin(metadata)),))
+        context.set_trailing_metadata(watch.trailer)
+        return watch
 
-    @staticmethod
-    async def _abort(context: Context, error: RoostError, named: tuple[tuple[str, str], ...]) -> NoReturn:
+    def _admit(self, watch: "Watch") -> None:
+        who = self._access.caller(self._method, watch.metadata)
+        callers.begin(who)
+        watch.caller = who.name
+
+    async def _fail(self, watch: "Watch", error: BaseException) -> None:
+        """Answer with what went wrong; returns where the call ends without an answer of ours."""
+        if isinstance(error, RoostError):
+            self._metrics.failed(error)
+        elif isinstance(error, grpc.aio.AbortError):
+            watch.code = _code(watch.context)
+            return
+        elif isinstance(error, Exception):  # the one place that may: its text must not reach the caller
+            log.exception("%s failed", "/".join(self._labels[1:]), exc_info=error)
+            error = Unexpected("The gateway failed. Its log says why.")
+        else:  # it was cancelled, or its stream closed
+            left = watch.context.time_remaining()
+            watch.code = "CANCELLED" if left is None or left > 0 else "DEADLINE_EXCEEDED"
+            return
+        watch.code = error.code
         answer = rpc_status.to_status(status.of(error))
-        await context.abort(answer.code, answer.details, (*answer.trailing_metadata, *status.pushback(error), *named))
-        raise AssertionError("abort always raises")
+        trailer = (*answer.trailing_metadata, *status.pushback(error), *watch.trailer)
+        await watch.context.abort(answer.code, answer.details, trailer)
+
+    def _end(self, watch: "Watch") -> None:
+        seconds = time.monotonic() - watch.begun
+        self._metrics.handled.labels(*self._labels, watch.code).inc()
+        self._metrics.ended(watch.caller, watch.code)
+        self._handling.observe(seconds)
+        log.debug("%s ended with %s after %.1f ms", self._method, watch.code, 1000 * seconds)
+
+
+@dataclass(slots=True)
+class Watch:
+    """What is known of a call that is under way."""
+
+    context: Context
+    metadata: tuple[tuple[str, str | bytes], ...]
+    trailer: tuple[tuple[str, str], ...]
+    begun: float = field(default_factory=time.monotonic)
+    caller: str = UNKNOWN
+    code: str = "OK"
 
 
 def _code(context: Context) -> str:

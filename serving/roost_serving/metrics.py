@@ -14,6 +14,7 @@ SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 REFUSALS = ("OVERLOADED", "RATE_LIMITED", "TOO_LARGE", "DISK_FULL", "UNAUTHENTICATED", "FORBIDDEN")
 """Reasons of errors by which the gateway protects itself."""
+STAGES = ("queue", "decode", "infer", "place", "store", "search")
 METHOD = ("grpc_type", "grpc_service", "grpc_method")
 
 
@@ -39,6 +40,7 @@ class Metrics:
             "roost_stage_seconds", "Time of one stage of an item's way through the gateway.", ("stage",),
             registry=registry, buckets=SECONDS,
         )  # fmt: skip
+        self._stages = {stage: self.stages.labels(stage) for stage in STAGES}
         self.in_flight = Gauge("roost_in_flight_images", "Images held now.", registry=registry)
         self.in_flight_limit = Gauge("roost_in_flight_images_limit", "Images that may be held.", registry=registry)
         self.in_flight_bytes = Gauge("roost_in_flight_bytes", "Bytes of images held now.", registry=registry)
@@ -94,8 +96,8 @@ class Metrics:
         self.unserved.set(refused)
 
     def stage(self, stage: str, seconds: float) -> None:
-        """One stage took this long: decode, queue, infer, place, store or search."""
-        self.stages.labels(stage).observe(seconds)
+        """One of `STAGES` took this long."""
+        self._stages[stage].observe(seconds)
 
     def embedded(self, model: str, *, ok: int, failed: int) -> None:
         """So many images of a call, or of a stream's item, did what they were sent for, and so many did not."""

@@ -316,8 +316,9 @@ class Pipeline:
     ) -> list[np.ndarray | RoostError]:
         results = await self.backend.embed(model.manifest, [item.image for item in items], timeout=timeout)
         for result in results:
-            for stage, seconds in result.seconds.items() if isinstance(result, Embedded) else ():
-                self.observer.stage(stage, seconds)
+            if isinstance(result, Embedded):
+                for stage, seconds in result.seconds.items():
+                    self.observer.stage(stage, seconds)
         return [_finite(result, model.manifest) for result in results]
 
     async def _place(self, model: Model, vectors: np.ndarray) -> Sequence[Placement | None]:

@@ -1,5 +1,6 @@
 """What every backend does. Runs over every file of `backends/`: a new one needs an entry in `URLS`."""
 
+import asyncio
 from pathlib import Path
 
 import numpy as np
@@ -105,3 +106,14 @@ async def test_an_altered_model_is_refused(connect, tmp_path):
 def test_a_backend_that_does_not_exist_is_named():
     with pytest.raises(UnknownPlugin, match="onnxx"):
         backends.connect("onnxx://", repository=Path(), workers=1)
+
+
+async def test_images_of_several_models_at_once_get_what_they_get_alone(backend, photographs):
+    """A worker may take some of them together."""
+    asked = [(model.manifest, image) for image in [*photographs, b"no image"] * 3 for model in backend.models]
+    alone = [(await backend.embed(manifest, [image], timeout=60))[0] for manifest, image in asked]
+    together = await asyncio.gather(*[backend.embed(manifest, [image], timeout=60) for manifest, image in asked])
+    for one, (other,) in zip(alone, together, strict=True):
+        assert type(one) is type(other)
+        if isinstance(one, Embedded):
+            np.testing.assert_allclose(one.vector, other.vector, atol=1e-5)

@@ -24,28 +24,30 @@ def breaker(seen):
     return Breaker("store", StoreUnavailable, observe=seen.append)
 
 
+async def give(answer: object) -> object:
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
 async def fail(breaker: Breaker) -> None:
     with pytest.raises(BackendUnavailable):
-        async with breaker.guard():
-            raise BackendUnavailable("away")
+        await breaker.guard(give, BackendUnavailable("away"))
 
 
 async def test_two_failures_in_a_row_open_it_and_a_look_closes_it(breaker, seen):
     await fail(breaker)
-    async with breaker.guard():
-        pass
+    assert await breaker.guard(give, 1) == 1
     await fail(breaker)
     assert not breaker.open
     await fail(breaker)
     with pytest.raises(StoreUnavailable, match="does not answer") as caught:
-        async with breaker.guard():
-            pytest.fail("it was called")
+        await breaker.guard(pytest.fail, "it was called")
     assert float(caught.value.facts["retry_after_seconds"]) > 0
     breaker.saw(up=False)
     assert breaker.open
     breaker.saw(up=True)
-    async with breaker.guard():
-        pass
+    assert await breaker.guard(give, 1) == 1
     assert seen == [False, True, False]
 
 
@@ -53,26 +55,20 @@ async def test_two_failures_in_a_row_open_it_and_a_look_closes_it(breaker, seen)
 async def test_a_caller_s_own_mistake_is_no_failure(breaker, mistake):
     for _ in range(5):
         with pytest.raises(mistake):
-            async with breaker.guard():
-                raise mistake("mine")
+            await breaker.guard(give, mistake("mine"))
     assert not breaker.open
 
 
 async def test_one_model_of_a_server_that_answers_is_no_failure_of_the_server(breaker):
     for _ in range(5):
         with pytest.raises(BackendUnavailable):
-            async with breaker.guard():
-                raise ModelUnavailable("broken", model="digits@2")
+            await breaker.guard(give, ModelUnavailable("broken", model="digits@2"))
     assert not breaker.open
 
 
 async def test_calls_that_wait_end_when_it_opens(breaker):
-    async def wait() -> None:
-        async with breaker.guard():
-            await asyncio.sleep(60)
-
-    waiting = [asyncio.create_task(wait()) for _ in range(3)]
-    given_up = asyncio.create_task(wait())
+    waiting = [asyncio.create_task(breaker.guard(asyncio.sleep, 60)) for _ in range(3)]
+    given_up = asyncio.create_task(breaker.guard(asyncio.sleep, 60))
     await asyncio.sleep(0)
     given_up.cancel()
     await fail(breaker)

@@ -36,9 +36,13 @@ async def submit(pool: FairPool, name: str, works) -> list:
     return await asyncio.gather(*[pool.submit(work) for work in works])
 
 
+def call_each(works):
+    return [work() for work in works]
+
+
 @pytest.fixture
 def pool():
-    pool = FairPool(1, name="test")
+    pool = FairPool(call_each, workers=1, name="test")
     yield pool
     pool.close()
 
@@ -88,3 +92,48 @@ async def test_a_closed_pool_drops_what_waits(pool):
     assert await held
     with pytest.raises(asyncio.CancelledError):
         await waiting
+
+
+@pytest.mark.parametrize(("workers", "waiting", "first"), [(1, 3, 3), (1, 9, 4), (2, 5, 3), (2, 1, 1), (2, 2, 1)])
+async def test_a_thread_takes_its_share_of_what_waits_and_leaves_the_others_theirs(workers, waiting, first):
+    """What waits is seen by the thread that is free first; the others are held up."""
+    taken: list[int] = []
+    gates = [threading.Event() for _ in range(workers)]
+    held = threading.Semaphore(0)
+
+    def answer(questions):
+        if callable(questions[0]):
+            held.release()
+            questions[0]()
+        else:
+            taken.append(len(questions))
+        return questions
+
+    pool = FairPool(answer, workers=workers, most=4, name="test")
+    try:
+        holding = [pool.submit(gate.wait) for gate in gates]
+        for _ in gates:
+            await asyncio.to_thread(held.acquire)
+        answers = [pool.submit(number) for number in range(waiting)]
+        gates[0].set()
+        assert await asyncio.gather(*answers) == list(range(waiting))
+        gates[-1].set()
+        await asyncio.gather(*holding)
+    finally:
+        for gate in gates:
+            gate.set()
+        pool.close()
+    assert taken[0] == first
+
+
+async def test_those_that_were_taken_together_share_an_error():
+    def fail(questions):
+        raise ValueError(len(questions))
+
+    pool = FairPool(fail, workers=1, most=4, name="test")
+    try:
+        errors = await asyncio.gather(*[pool.submit(number) for number in range(20)], return_exceptions=True)
+    finally:
+        pool.close()
+    assert {type(error) for error in errors} == {ValueError}
+    assert max(error.args[0] for error in errors) > 1

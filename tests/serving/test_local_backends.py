@@ -1,7 +1,9 @@
 """What backends in this process refuse to load, and what they say when a model is not run as one may expect."""
 
+import asyncio
 import io
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +16,8 @@ import pytest
 
 from roost import artifact
 from roost.errors import BadArtifact
-from roost_serving import backends
+from roost_serving import backends, cores
+from roost_serving.backends import onnx as onnx_backend
 
 MODEL, GOLDEN = "model.onnx", "golden.npz"
 
@@ -193,3 +196,42 @@ def test_without_openvino_the_backend_says_what_to_install():
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert "MissingDependency: openvino:// needs openvino" in done.stderr
     assert "pip install '.[openvino]'" in done.stderr
+
+
+async def test_an_idle_backend_gives_memory_back_once_until_it_is_called_again(repository, digits, monkeypatch):
+    loop, rests = asyncio.get_running_loop(), asyncio.Queue()
+    give_back = onnx_backend.Backend.rest
+
+    def rest(self, session, pixels):
+        give_back(self, session, pixels)
+        loop.call_soon_threadsafe(rests.put_nowait, session)
+
+    monkeypatch.setattr("roost_serving.backends._local.REST_SECONDS", 0.05)
+    backend = backends.connect(f"onnx://{repository}", repository=Path(), workers=2)
+    await backend.open()
+    monkeypatch.setattr(onnx_backend.Backend, "rest", rest)
+    try:
+        sessions = 2 * len(backend.models)
+        await asyncio.sleep(0.3)
+        assert rests.empty()  # nothing was embedded yet
+        for _ in range(2):
+            (before,) = await backend.embed(backend.models[0].manifest, digits[:1])
+            async with asyncio.timeout(20):
+                assert len({id(await rests.get()) for _ in range(sessions)}) == sessions
+            await asyncio.sleep(0.3)
+            assert rests.empty()
+        (after,) = await backend.embed(backend.models[0].manifest, digits[:1])
+        np.testing.assert_array_equal(before.vector, after.vector)
+    finally:
+        await backend.close()
+
+
+def test_threads_stay_on_cores_of_their_own_where_the_process_has_as_many_as_workers():
+    every = sorted(os.sched_getaffinity(0))
+    assert cores.own(len(every)) == every
+    assert cores.own(len(every) + 1) == []
+    with cores.first(every):
+        assert os.sched_getaffinity(0) == {every[0]}
+    with cores.first([]):
+        assert sorted(os.sched_getaffinity(0)) == every
+    assert sorted(os.sched_getaffinity(0)) == every

@@ -1,8 +1,8 @@
 """Models that run in this process: what `onnx://` and `openvino://` share, which is all but the runtime itself.
 
-One worker per core takes an image from bytes to embedding on its own: two single-threaded sessions beat one of two
-threads, and an image that stays with its worker needs no batching. Only an image that finds the gateway idle is
-inferred by all cores at once. Both decoding and inference release the GIL.
+One worker per core takes images from bytes to embeddings on its own: two single-threaded sessions beat one of two
+threads. It takes its share of what waits, a few at once: see docs/decisions/0012. Only an image that finds the gateway
+idle is inferred by all cores at once. Both decoding and inference release the GIL.
 """
 
 import asyncio
@@ -18,14 +18,20 @@ from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
 
-from roost import artifact, preprocess
+from roost import artifact
 from roost.artifact import Manifest
 from roost.errors import BackendUnavailable, BadArtifact, DeadlineExceeded, RoostError, UnknownModel
 from roost.preprocess import Limits
-from roost_serving import backends, memory, repository
-from roost_serving.backends import Embedded
+from roost_serving import backends, cores, memory, repository
+from roost_serving.backends import Embedded, _images
+from roost_serving.backends._images import Decoded, Encoded
 from roost_serving.fair import FairPool
 from roost_serving.repository import Model
+
+MOST = 4
+"""Images that a worker infers at once: more gain nothing, and hold each other up."""
+REST_SECONDS = 5.0
+"""An idle gateway gives back the memory that its last images took."""
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +64,16 @@ class Loaded(Generic[Session]):
             pool.append(session)
 
 
+@dataclass(slots=True)
+class Job(Generic[Session]):
+    """An image that waits for a worker."""
+
+    loaded: Loaded[Session]
+    encoded: Encoded
+    alone: bool
+    """Whether it found the gateway idle."""
+
+
 class LocalBackend(ABC, Generic[Graph, Session]):
     """Embeds on threads of this process; a runtime reads graphs, makes sessions of them and runs those."""
 
@@ -72,10 +88,13 @@ class LocalBackend(ABC, Generic[Graph, Session]):
         self.repository = backends.folder(url) or repository
         self._limits = limits
         self._workers = workers
-        self._pool = FairPool(workers, name="embed")
+        self.cores = cores.own(workers)
+        """Where the threads that share an image stay; none where the system chooses."""
+        self._pool = FairPool(self._embed, workers=workers, most=MOST, name="embed")
         self._loaded: dict[str, Loaded[Session]] = {}
-        self._held = 0
-        """Images of calls that wait for their answers."""
+        self._held = self._seen = 0
+        """Images of calls that wait for their answers, and all that ever came."""
+        self._resting: asyncio.Task[None] | None = None
         self._closed = False
 
     @abstractmethod
@@ -92,6 +111,14 @@ class LocalBackend(ABC, Generic[Graph, Session]):
     @abstractmethod
     def infer(self, session: Session, pixels: np.ndarray) -> np.ndarray:
         """Embeddings (n, dim) of uint8 pixels (n, size, size, 3)."""
+
+    def rest(self, session: Session, pixels: np.ndarray) -> None:
+        """Give back the memory that runs of a session took; others may run it meanwhile.
+
+        Args:
+            session: One that was made.
+            pixels: uint8 (1, size, size, 3), for a runtime that gives memory back only after a run.
+        """
 
     def check(self, model: Model, session: Session) -> None:
         """Run a model version on its golden images.
@@ -124,6 +151,7 @@ class LocalBackend(ABC, Generic[Graph, Session]):
             raise bad[0]
         for error in bad:
             log.error("a model version is not served: %s", error.message)
+        self._resting = asyncio.create_task(self._rest_when_idle())
 
     async def load(self, model: Model) -> None:
         """Load a model version, on a thread of its own, and check it on its golden images."""
@@ -141,8 +169,9 @@ class LocalBackend(ABC, Generic[Graph, Session]):
             ) from error
         self.check(model, (wide or free)[0])
         del graph
-        memory.give_back()  # loading takes a model's size several times over
-        return Loaded(model, free, wide)
+        loaded = Loaded(model, free, wide)
+        self._rest([loaded])  # loading takes a model's size several times over
+        return loaded
 
     def drop(self, model: Model) -> None:
         """Forget a model version; its memory is free once the images that are on their way are done."""
@@ -151,6 +180,8 @@ class LocalBackend(ABC, Generic[Graph, Session]):
     async def close(self) -> None:
         """Finish the images that are being worked on and drop the rest."""
         self._closed = True
+        if self._resting is not None:
+            self._resting.cancel()
         await asyncio.to_thread(self._pool.close)
 
     async def ping(self, *, timeout: float | None = None) -> None:
@@ -170,31 +201,52 @@ class LocalBackend(ABC, Generic[Graph, Session]):
         deadline = None if timeout is None else arrival + timeout
         alone = self._held == 0 and len(images) == 1
         self._held += len(images)
-        work = partial(self._embed, loaded, arrival=arrival, deadline=deadline, alone=alone)
+        self._seen += len(images)
         try:
             async with asyncio.timeout(timeout):
-                return list(await asyncio.gather(*(self._pool.submit(partial(work, image)) for image in images)))
+                return await self._pool.ask(Job(loaded, Encoded(image, arrival, deadline), alone) for image in images)
         except TimeoutError:
             raise DeadlineExceeded(f"The deadline passed before {len(images)} images were embedded.")
         finally:
             self._held -= len(images)
 
-    def _embed(
-        self, loaded: Loaded[Session], image: bytes, *, arrival: float, deadline: float | None, alone: bool
-    ) -> Embedded | RoostError:
+    def _embed(self, jobs: Sequence[Job[Session]]) -> list[Embedded | RoostError]:
+        """Decode images, and infer those of one model together; a bad one gives its error and spoils no other."""
+        decoded = [_images.decode(job.encoded, job.loaded.model.manifest.input, self._limits) for job in jobs]
+        embedded: dict[int, Embedded] = {}
+        for loaded in {id(job.loaded): job.loaded for job in jobs}.values():
+            own = {
+                place: image
+                for place, (job, image) in enumerate(zip(jobs, decoded, strict=True))
+                if job.loaded is loaded and isinstance(image, Decoded)
+            }
+            if own:
+                alone = len(jobs) == 1 and jobs[0].alone
+                embedded |= zip(own, self._infer(loaded, list(own.values()), alone=alone), strict=True)
+        return [image if isinstance(image, RoostError) else embedded[place] for place, image in enumerate(decoded)]
+
+    def _infer(self, loaded: Loaded[Session], images: Sequence[Decoded], *, alone: bool) -> list[Embedded]:
         begun = time.monotonic()
-        if deadline is not None and begun > deadline:
-            return DeadlineExceeded("The deadline passed while the image waited for a worker.")
-        given = loaded.model.manifest.input
-        try:
-            pixels = preprocess.decode(image, size=given.size, resize=given.resize, limits=self._limits)
-            decoded = time.monotonic()
-            with loaded.session(alone=alone) as session:
-                vector = self.infer(session, pixels[np.newaxis])[0]
-        except RoostError as error:
-            return error
-        seconds = {"queue": begun - arrival, "decode": decoded - begun, "infer": time.monotonic() - decoded}
-        return Embedded(vector, seconds)
+        with loaded.session(alone=alone) as session, cores.first(self.cores if alone else ()):
+            vectors = self.infer(session, np.stack([image.pixels for image in images]))
+        seconds = {"infer": time.monotonic() - begun}
+        return [Embedded(vector, image.seconds | seconds) for vector, image in zip(vectors, images, strict=True)]
+
+    async def _rest_when_idle(self) -> None:
+        seen = rested = self._seen
+        while True:
+            await asyncio.sleep(REST_SECONDS)
+            if self._held == 0 and self._seen == seen != rested:
+                await asyncio.to_thread(self._rest, list(self._loaded.values()))
+                rested = seen
+            seen = self._seen
+
+    def _rest(self, models: Sequence[Loaded[Session]]) -> None:
+        for loaded in models:
+            size = loaded.model.manifest.input.size
+            for session in {id(session): session for session in (*loaded.free, *loaded.wide)}.values():
+                self.rest(session, np.zeros((1, size, size, 3), np.uint8))
+        memory.give_back()
 
     def _content(self, model: Model) -> bytes:
         """The model's file: the bytes that its manifest vouches for, and not merely a file of that name."""

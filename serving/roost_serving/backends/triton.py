@@ -9,7 +9,6 @@ import math
 import time
 from collections.abc import Awaitable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -17,12 +16,12 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from roost import preprocess
-from roost.artifact import Manifest
+from roost.artifact import Input, Manifest
 from roost.errors import BackendUnavailable, BadSettings, DeadlineExceeded, RoostError
 from roost.preprocess import Limits
 from roost_serving import repository
-from roost_serving.backends import Embedded, ModelUnavailable
+from roost_serving.backends import Embedded, ModelUnavailable, _images
+from roost_serving.backends._images import Decoded, Encoded
 from roost_serving.backends._triton_server import Server
 from roost_serving.fair import FairPool
 from roost_serving.repository import Model
@@ -41,16 +40,6 @@ SAY_SECONDS = 10.0
 LOAD_SECONDS = 300.0
 PING_SECONDS = 5.0
 RETRY_SECONDS = 0.1
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """An image on its way to the model."""
-
-    pixels: np.ndarray
-    """uint8 (size, size, 3)."""
-    seconds: dict[str, float]
-    """How long it waited and was decoded."""
 
 
 class Backend:
@@ -75,7 +64,7 @@ class Backend:
         self._target = _target(url)
         self._limits = limits
         self._start_seconds = start_seconds
-        self._pool = FairPool(workers, name="decode")
+        self._pool = FairPool(self._decode, workers=workers, name="decode")
         self._server: Server | None = None
         self._group: dict[str, int] = {}
 
@@ -144,23 +133,20 @@ class Backend:
         arrival = time.monotonic()
         deadline = None if timeout is None else arrival + timeout
         size = self._group.get(manifest.reference, BATCH)
-        starts = range(0, len(images), size)
+        groups = [images[start : start + size] for start in range(0, len(images), size)]
+        work = [self._embed(manifest, group, arrival, deadline) for group in groups]
         try:
             async with asyncio.timeout(timeout):
-                groups = await _all(
-                    self._embed(manifest, images[start : start + size], arrival, deadline) for start in starts
-                )
+                embedded = [await work[0]] if len(work) == 1 else await _all(work)
         except TimeoutError:
             raise DeadlineExceeded(f"The deadline passed before {len(images)} images were embedded.")
-        return [result for group in groups for result in group]
+        return [result for group in embedded for result in group]
 
     async def _embed(
         self, manifest: Manifest, images: Sequence[bytes], arrival: float, deadline: float | None
     ) -> list[Embedded | RoostError]:
         server = self._connected()
-        decoded = await _all(
-            self._pool.submit(partial(self._decode, manifest, image, arrival, deadline)) for image in images
-        )
+        decoded = await self._pool.ask((Encoded(image, arrival, deadline), manifest.input) for image in images)
         good = [image.pixels for image in decoded if isinstance(image, Decoded)]
         begun = time.monotonic()
         vectors = iter(await server.infer(manifest, np.stack(good), deadline=deadline) if good else ())
@@ -169,16 +155,8 @@ class Backend:
             Embedded(next(vectors), image.seconds | infer) if isinstance(image, Decoded) else image for image in decoded
         ]
 
-    def _decode(self, manifest: Manifest, image: bytes, arrival: float, deadline: float | None) -> Decoded | RoostError:
-        begun = time.monotonic()
-        if deadline is not None and begun > deadline:
-            return DeadlineExceeded("The deadline passed while the image waited to be decoded.")
-        size, resize = manifest.input.size, manifest.input.resize
-        try:
-            pixels = preprocess.decode(image, size=size, resize=resize, limits=self._limits)
-        except RoostError as error:
-            return error
-        return Decoded(pixels, {"queue": begun - arrival, "decode": time.monotonic() - begun})
+    def _decode(self, waiting: Sequence[tuple[Encoded, Input]]) -> list[Decoded | RoostError]:
+        return [_images.decode(encoded, given, self._limits) for encoded, given in waiting]
 
     async def _start(self, models: Sequence[Model]) -> None:
         why, said = "it does not answer.", -math.inf
