@@ -79,12 +79,7 @@ class FairPool(Generic[Q, A]):
 
     async def ask(self, questions: Iterable[Q]) -> list[A]:
         """Have several of the current caller's questions answered; once one fails, the others are passed over."""
-        answers = [self.submit(question) for question in questions]
-        try:
-            return [await answer for answer in answers]
-        finally:
-            for answer in answers:
-                answer.cancel()
+        return await all_of([self.submit(question) for question in questions])
 
     def submit(self, question: Q) -> asyncio.Future[A]:
         """Have the current caller's question answered; one that is cancelled before its turn is passed over.
@@ -132,6 +127,16 @@ class FairPool(Generic[Q, A]):
             _tell(_fail, futures, error)
         else:
             _tell(_settle, futures, answers)
+
+
+async def all_of(answers: Sequence[asyncio.Future[A]]) -> list[A]:
+    """What futures give; once one fails, the others are given up."""
+    try:
+        return [await answer for answer in answers]
+    finally:
+        for answer in answers:
+            if not answer.cancel() and not answer.cancelled():
+                answer.exception()  # which asyncio would say that nobody asked for
 
 
 def _tell(what: Callable[..., None], futures: Sequence[asyncio.Future[A]], *given: object) -> None:

@@ -123,13 +123,15 @@ async def test_more_than_the_queue_holds_is_refused_with_a_time_to_come_back(
     repository = tmp_path / "repository"
     shutil.copytree(triton_repository, repository)
     replace_text(repository / "small" / "config.pbtxt", "max_queue_size: 64", "max_queue_size: 1")
-    backend = backend_of(start_triton(repository))
-    await backend.open()
-    manifest = backend.models[0].manifest
-    calls = [backend.embed(manifest, digits[:8]) for _ in range(60)]
+    server = start_triton(repository)
+    gateways = [backend_of(server) for _ in range(6)]  # each of which sends but two calls at a time
+    for backend in gateways:
+        await backend.open()
+    manifest = gateways[0].models[0].manifest
+    calls = [backend.embed(manifest, digits[:8]) for _ in range(10) for backend in gateways]
     results = await asyncio.gather(*calls, return_exceptions=True)
-    (embedded,) = await backend.embed(manifest, digits[:1])
-    await backend.close()
+    (embedded,) = await until_it_embeds(gateways[0], digits[:1])
+    await asyncio.gather(*[backend.close() for backend in gateways])
     refused = [result for result in results if isinstance(result, Exception)]
     assert 0 < len(refused) < 60
     assert {type(error) for error in refused} == {Overloaded}
@@ -371,7 +373,7 @@ async def until_it_embeds(backend: Backend, images: list[bytes]):
         while True:
             try:
                 return await backend.embed(backend.models[0].manifest, images, timeout=10)
-            except BackendUnavailable:
+            except (BackendUnavailable, Overloaded):
                 await asyncio.sleep(0.05)
 
 

@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tritonclient.grpc import InferInput, InferRequestedOutput
@@ -43,6 +43,15 @@ QUEUE_TIMEOUT = "Request timeout expired"
 PROCESS_DIED = "is not healthy"
 NOT_READY = "Request for unknown model"  # also of one that it has and could not load
 BY_ITSELF = "explicit model load / unload is not allowed"
+
+
+class Capacity(NamedTuple):
+    """What a model takes at once."""
+
+    batch: int
+    """Images in one call."""
+    instances: int
+    """Copies of it, each of which works on one batch."""
 
 
 class Server:
@@ -106,8 +115,8 @@ class Server:
             ) from error
         self._loaded[name] = time.monotonic()
 
-    async def max_batch(self, manifest: Manifest) -> int:
-        """How many images the model takes in one call.
+    async def capacity(self, manifest: Manifest) -> Capacity:
+        """What the model takes at once.
 
         Raises:
             BackendUnavailable: The server does not answer.
@@ -116,14 +125,16 @@ class Server:
             config = await self._client.get_model_config(manifest.name, str(manifest.version))
         except InferenceServerException as error:
             raise self._translate(error, manifest=manifest)
-        return max(1, config.config.max_batch_size)  # pyright: ignore[reportOptionalMemberAccess]
+        settings: Any = config.config  # pyright: ignore[reportOptionalMemberAccess]
+        instances = sum(group.count * max(1, len(group.gpus)) for group in settings.instance_group)
+        return Capacity(batch=max(1, settings.max_batch_size), instances=max(1, instances))
 
     async def infer(self, manifest: Manifest, pixels: np.ndarray, *, deadline: float | None) -> np.ndarray:
         """Embed pixels.
 
         Args:
             manifest: Of the model version.
-            pixels: uint8 (n, size, size, 3), n no more than `max_batch`.
+            pixels: uint8 (n, size, size, 3), n no more than its capacity's `batch`.
             deadline: On the clock of `time.monotonic`; past it, Triton drops the call from its queue.
 
         Returns:

@@ -22,6 +22,7 @@ from roost.preprocess import Limits
 from roost_serving import repository
 from roost_serving.backends import Embedded, ModelUnavailable, _images
 from roost_serving.backends._images import Decoded, Encoded
+from roost_serving.backends._lane import Lane
 from roost_serving.backends._triton_server import Server
 from roost_serving.fair import FairPool
 from roost_serving.repository import Model
@@ -30,8 +31,10 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-BATCH = 16
-"""Images in one call to Triton, at most: while one group is inferred the next is decoded."""
+GROUP = 16
+"""Images of one call that are decoded before the first of them is inferred."""
+CALLS = 2
+"""Calls to Triton under way for each of a model's instances: one is worked on, and the next is there."""
 PORT = 8001
 START_SECONDS = 600.0
 """A first start pulls the server's image and loads every model; a gateway that gave up would only be started again."""
@@ -66,7 +69,7 @@ class Backend:
         self._start_seconds = start_seconds
         self._pool = FairPool(self._decode, workers=workers, name="decode")
         self._server: Server | None = None
-        self._group: dict[str, int] = {}
+        self._lanes: dict[str, Lane] = {}
 
     async def open(self) -> None:
         """Wait for the server, have it load every model version, and check each on its golden images."""
@@ -129,11 +132,10 @@ class Backend:
     async def embed(
         self, manifest: Manifest, images: Sequence[bytes], *, timeout: float | None = None
     ) -> list[Embedded | RoostError]:
-        """Decode and embed images, in groups that are decoded and inferred at the same time."""
+        """Decode and embed images: while one group is inferred, the next is decoded."""
         arrival = time.monotonic()
         deadline = None if timeout is None else arrival + timeout
-        size = self._group.get(manifest.reference, BATCH)
-        groups = [images[start : start + size] for start in range(0, len(images), size)]
+        groups = [images[start : start + GROUP] for start in range(0, len(images), GROUP)]
         work = [self._embed(manifest, group, arrival, deadline) for group in groups]
         try:
             async with asyncio.timeout(timeout):
@@ -145,11 +147,11 @@ class Backend:
     async def _embed(
         self, manifest: Manifest, images: Sequence[bytes], arrival: float, deadline: float | None
     ) -> list[Embedded | RoostError]:
-        server = self._connected()
+        self._connected()
         decoded = await self._pool.ask((Encoded(image, arrival, deadline), manifest.input) for image in images)
         good = [image.pixels for image in decoded if isinstance(image, Decoded)]
         begun = time.monotonic()
-        vectors = iter(await server.infer(manifest, np.stack(good), deadline=deadline) if good else ())
+        vectors = iter(await self._lanes[manifest.reference].infer(good, deadline=deadline))
         infer = {"infer": time.monotonic() - begun}
         return [
             Embedded(next(vectors), image.seconds | infer) if isinstance(image, Decoded) else image for image in decoded
@@ -163,7 +165,7 @@ class Backend:
         try:
             async with asyncio.timeout(self._start_seconds):
                 for model in models:
-                    while model.manifest.reference not in self._group:
+                    while model.manifest.reference not in self._lanes:
                         try:
                             await self._prepare(model.manifest)
                         except BackendUnavailable as error:
@@ -184,10 +186,16 @@ class Backend:
     async def _prepare(self, manifest: Manifest) -> None:
         server = self._connected()
         await server.check(manifest)
-        self._group[manifest.reference] = min(BATCH, await server.max_batch(manifest))
+        capacity = await server.capacity(manifest)
+        send = partial(self._infer, manifest)
+        lane = self._lanes.setdefault(manifest.reference, Lane(send, calls=0, most=0))
+        lane.calls, lane.most = CALLS * capacity.instances, capacity.batch
+
+    async def _infer(self, manifest: Manifest, pixels: np.ndarray, *, deadline: float | None) -> np.ndarray:
+        return await self._connected().infer(manifest, pixels, deadline=deadline)
 
     def _infer_from_thread(self, loop: asyncio.AbstractEventLoop, manifest: Manifest, pixels: np.ndarray) -> np.ndarray:
-        size = self._group[manifest.reference]
+        size = self._lanes[manifest.reference].most
         groups = [pixels[start : start + size] for start in range(0, len(pixels), size)]
         infer = partial(self._connected().infer, deadline=None)
         calls = [asyncio.run_coroutine_threadsafe(infer(manifest, group), loop) for group in groups]

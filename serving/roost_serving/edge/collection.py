@@ -150,13 +150,12 @@ class Collection:
         fresh.update(UpdateOperation.delete_points([point_id for point_id in point_ids if str(point_id) in gone]))
 
     def swap(self, fresh: EdgeShard, number: int) -> None:
-        """Serve another shard from now on; it holds all that this one does."""
+        """Serve another shard from now on; it holds all that this one does, which the caller closes."""
         fresh.flush()
         _write(self.folder, replace(self.description, shard=number))
-        old, self.shard = self.shard, fresh
+        self.shard = fresh
         self.description = replace(self.description, shard=number)
         self.unflushed_bytes = 0
-        old.close()
 
     def flush(self) -> None:
         """Write what the log holds into the segments, and shorten the log."""

@@ -17,6 +17,8 @@ GROWTH = 4
 LOOK_SECONDS = 1.0
 REPLAY_POINTS = 256
 REPLAY_PASSES = 3
+BREATH_SECONDS = 0.01
+"""Between two steps that hold up all calls; those that waited are answered in it."""
 
 _log = logging.getLogger(__name__)
 
@@ -92,19 +94,23 @@ class Indexer:
             await asyncio.to_thread(collection.remove_left_over)
 
     async def _swap(self, collection: Collection, target: Path) -> None:
-        fresh = collection.open_beside(target)
+        """Serve the copy with its graph. Each step holds up all calls; between them, those that waited go on."""
+        fresh, unused = collection.open_beside(target), collection.shard
         try:
             for _ in range(REPLAY_PASSES):
+                await asyncio.sleep(BREATH_SECONDS)
                 while ids := collection.take_changed(REPLAY_POINTS):
                     collection.replay(fresh, ids)
                     await asyncio.sleep(0)
-            # No await from here on: nothing can be written between the last replay and the swap.
+                fresh.flush()  # so that little is left to the last one
+            await asyncio.sleep(BREATH_SECONDS)
+            # No await from here to the swap: nothing can be written after the last replay.
             while ids := collection.take_changed(REPLAY_POINTS):
                 collection.replay(fresh, ids)
             collection.swap(fresh, int(target.name))
+            await asyncio.sleep(BREATH_SECONDS)
         finally:
-            if collection.shard is not fresh:
-                fresh.close()
+            (fresh if collection.shard is unused else unused).close()
         self._failures.pop(collection.folder, None)
         _log.info("%s has an HNSW graph of %d points", collection.folder.name, collection.shard.info().points_count)
 
