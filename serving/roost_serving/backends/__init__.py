@@ -2,7 +2,7 @@
 
 | scheme | runs | for |
 |---|---|---|
-| `onnx://model_repository` | ONNX Runtime in this process, an image to each core | one machine |
+| `onnx://model_repository` | ONNX Runtime in this process, a few images to each core | one machine |
 | `openvino://model_repository` | OpenVINO likewise | CPUs with bf16 or int8 |
 | `triton://host`, `triton://host:8001` | a Triton server over the same repository | GPUs, many models, many gateways |
 """
