@@ -32,6 +32,7 @@ class Breaker:
         self.open = False
         self._part, self._error, self._observe = part, error, observe
         self._failures = 0
+        self._last: RoostError | None = None
         self._calls: set[asyncio.Timeout] = set()
         observe(False)
 
@@ -54,8 +55,10 @@ class Breaker:
         except ModelUnavailable:  # calls for other models must go on
             self._failures = 0
             raise
-        except (BackendUnavailable, StoreUnavailable):
-            self.saw(up=False)
+        except (BackendUnavailable, StoreUnavailable) as error:
+            if error is not self._last:  # one failure may be told to several calls
+                self._last = error
+                self.saw(up=False)
             raise
         except TimeoutError:
             if limit.expired():

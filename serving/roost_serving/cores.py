@@ -6,7 +6,7 @@ image, which then takes as long as on one core: one image in a hundred, on two c
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 
 def own(count: int) -> list[int]:
@@ -21,8 +21,11 @@ def first(cores: Sequence[int]) -> Iterator[None]:
     if not cores:
         yield
         return
-    os.sched_setaffinity(0, cores[:1])
+    before = os.sched_getaffinity(0)
+    with suppress(OSError):  # it was taken from this process meanwhile, or a sandbox forbids to choose
+        os.sched_setaffinity(0, cores[:1])
     try:
         yield
     finally:
-        os.sched_setaffinity(0, cores)
+        with suppress(OSError):
+            os.sched_setaffinity(0, before)

@@ -78,7 +78,7 @@ class FairPool(Generic[Q, A]):
             thread.start()
 
     async def ask(self, questions: Iterable[Q]) -> list[A]:
-        """Have several of the current caller's questions answered; once one fails, the others are passed over."""
+        """Have several of the current caller's questions answered; where one fails, those after it are passed over."""
         return await all_of([self.submit(question) for question in questions])
 
     def submit(self, question: Q) -> asyncio.Future[A]:
@@ -130,13 +130,12 @@ class FairPool(Generic[Q, A]):
 
 
 async def all_of(answers: Sequence[asyncio.Future[A]]) -> list[A]:
-    """What futures give; once one fails, the others are given up."""
+    """What futures give, in order; where one fails, or whoever asks gives up, those after it are given up."""
     try:
         return [await answer for answer in answers]
     finally:
         for answer in answers:
-            if not answer.cancel() and not answer.cancelled():
-                answer.exception()  # which asyncio would say that nobody asked for
+            answer.cancel()
 
 
 def _tell(what: Callable[..., None], futures: Sequence[asyncio.Future[A]], *given: object) -> None:

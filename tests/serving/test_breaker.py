@@ -51,6 +51,16 @@ async def test_two_failures_in_a_row_open_it_and_a_look_closes_it(breaker, seen)
     assert seen == [False, True, False]
 
 
+async def test_one_failure_that_several_calls_are_told_counts_once(breaker):
+    shared = BackendUnavailable("away")
+    for _ in range(3):
+        with pytest.raises(BackendUnavailable):
+            await breaker.guard(give, shared)
+    assert not breaker.open
+    await fail(breaker)
+    assert breaker.open
+
+
 @pytest.mark.parametrize("mistake", [ValueError, TimeoutError])
 async def test_a_caller_s_own_mistake_is_no_failure(breaker, mistake):
     for _ in range(5):

@@ -1,12 +1,15 @@
 """What is sent to a model server together, and what becomes of it."""
 
 import asyncio
+import gc
 
 import numpy as np
 import pytest
 
 from roost.errors import BackendUnavailable
+from roost_serving import callers
 from roost_serving.backends._lane import Lane
+from roost_serving.callers import Caller, Role
 
 
 class Server:
@@ -92,6 +95,8 @@ async def test_an_error_is_that_of_all_in_the_call_and_the_next_goes_on(lane, se
     assert {type(error) for error in errors} == {BackendUnavailable}
     server.error = None
     assert await ask(lane, 3) == [3]
+    del asked, errors
+    gc.collect()
     assert not caplog.records  # such as that nobody asked for an error
 
 
@@ -120,3 +125,30 @@ async def test_who_gave_up_while_waiting_is_not_sent(lane, server):
     server.open.set()
     await asyncio.gather(*held)
     assert len(server.calls) == 2
+
+
+async def test_callers_take_turns(lane, server):
+    """One who sends much does not hold up one who sends little."""
+    order: list[str] = []
+
+    async def as_caller(name: str, number: int) -> None:
+        callers.begin(Caller(name, Role.READ))
+        await ask(lane, number)
+        order.append(name)
+
+    much = [asyncio.create_task(as_caller("much", number)) for number in range(20)]
+    await asyncio.sleep(0.01)
+    little = asyncio.create_task(as_caller("little", 99))
+    await asyncio.sleep(0.01)
+    server.open.set()
+    await asyncio.gather(*much, little)
+    assert order.index("little") < 6
+
+
+async def test_a_connection_that_is_closed_ends_its_calls_with_an_error(lane, server):
+    asked = [asyncio.create_task(ask(lane, number)) for number in range(2)]
+    await asyncio.sleep(0.01)
+    for task in list(lane._under_way):
+        task.cancel()  # as gRPC does to those who wait for a channel that is closed
+    errors = await asyncio.gather(*asked, return_exceptions=True)
+    assert {type(error) for error in errors} == {BackendUnavailable}

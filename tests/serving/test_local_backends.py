@@ -14,7 +14,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from roost import artifact
+from roost import artifact, preprocess
 from roost.errors import BadArtifact
 from roost_serving import backends, cores
 from roost_serving.backends import onnx as onnx_backend
@@ -235,3 +235,43 @@ def test_threads_stay_on_cores_of_their_own_where_the_process_has_as_many_as_wor
     with cores.first([]):
         assert sorted(os.sched_getaffinity(0)) == every
     assert sorted(os.sched_getaffinity(0)) == every
+
+
+async def test_an_error_of_one_model_or_image_is_no_other_s_that_was_taken_with_it(repository, digits, monkeypatch):
+    backend = backends.connect(f"onnx://{repository}", repository=Path(), workers=1)
+    await backend.open()
+    digit, plain = (model.manifest for model in backend.models)
+    infer, decode = onnx_backend.Backend.infer, preprocess.decode
+    broken = backend._loaded[plain.reference].free[0]
+    together: list[int] = []
+
+    def fail_for_plain(self, session, pixels):
+        if session is broken:
+            raise RuntimeError("broken")
+        together.append(len(pixels))
+        return infer(self, session, pixels)
+
+    def fail_for_one(image, **given):
+        if image is digits[3]:
+            raise MemoryError
+        return decode(image, **given)
+
+    monkeypatch.setattr(onnx_backend.Backend, "infer", fail_for_plain)
+    monkeypatch.setattr(preprocess, "decode", fail_for_one)
+    try:
+        asked = [(digit, digits[0]), (plain, digits[1]), (digit, digits[2]), (digit, digits[3])] * 5
+        found = await asyncio.gather(
+            *[backend.embed(manifest, [image]) for manifest, image in asked], return_exceptions=True
+        )
+    finally:
+        await backend.close()
+    kinds = [type(each) for each in found[4:]]  # the first may have been alone
+    assert kinds == [list, RuntimeError, list, MemoryError] * 4
+    assert max(together) > 1
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="there is no choice of cores")
+def test_a_core_that_was_taken_away_is_done_without(monkeypatch):
+    before = os.sched_getaffinity(0)
+    with cores.first([4095]):
+        assert os.sched_getaffinity(0) == before

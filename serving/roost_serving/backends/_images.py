@@ -30,6 +30,8 @@ class Decoded:
     """uint8 (size, size, 3)."""
     seconds: dict[str, float]
     """How long it took so far: `queue`, `decode`."""
+    ended: float
+    """When that was, by `time.monotonic`."""
 
 
 def decode(encoded: Encoded, given: Input, limits: Limits) -> Decoded | RoostError:
@@ -41,4 +43,5 @@ def decode(encoded: Encoded, given: Input, limits: Limits) -> Decoded | RoostErr
         pixels = preprocess.decode(encoded.image, size=given.size, resize=given.resize, limits=limits)
     except RoostError as error:
         return error
-    return Decoded(pixels, {"queue": begun - encoded.arrival, "decode": time.monotonic() - begun})
+    ended = time.monotonic()
+    return Decoded(pixels, {"queue": begun - encoded.arrival, "decode": ended - begun}, ended)

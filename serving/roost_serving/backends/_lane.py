@@ -1,7 +1,6 @@
-"""Images on their way to a model server: those that come while calls are under way go together in the next."""
+"""Images on their way to a model server: those that come while calls are under way go together, callers in turn."""
 
 import asyncio
-from collections import deque
 from collections.abc import Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
@@ -9,7 +8,11 @@ from typing import Protocol
 
 import numpy as np
 
-from roost_serving.fair import all_of
+from roost.errors import BackendUnavailable
+from roost_serving import callers
+from roost_serving.fair import Turns, all_of
+
+CLOSED = "The gateway is shutting down. Try another one."
 
 
 class Send(Protocol):
@@ -41,8 +44,8 @@ class Lane:
     """
 
     def __init__(self, send: Send, *, calls: int, most: int) -> None:
-        self._send, self.calls, self.most = send, calls, most
-        self._waiting: deque[Waiting] = deque()
+        self.send, self.calls, self.most = send, calls, most
+        self._waiting: Turns[Waiting] = Turns()
         self._under_way: set[asyncio.Task[None]] = set()
 
     async def infer(self, images: Sequence[np.ndarray], *, deadline: float | None) -> list[np.ndarray]:
@@ -54,7 +57,8 @@ class Lane:
         """
         loop = asyncio.get_running_loop()
         waiting = [Waiting(pixels, deadline, loop.create_future()) for pixels in images]
-        self._waiting.extend(waiting)
+        for each in waiting:
+            self._waiting.put(callers.current().name, each)
         self._go()
         return await all_of([each.answer for each in waiting])
 
@@ -72,8 +76,7 @@ class Lane:
 
     def _take(self) -> list[Waiting]:
         together: list[Waiting] = []
-        while self._waiting and len(together) < self.most:
-            each = self._waiting.popleft()
+        while len(together) < self.most and (each := self._waiting.take()) is not None:
             if not each.answer.done():  # or its caller gave up
                 together.append(each)
         return together
@@ -82,11 +85,14 @@ class Lane:
         deadlines = [each.deadline for each in together]
         latest = None if None in deadlines else max(deadline for deadline in deadlines if deadline is not None)
         try:
-            embeddings = await self._send(np.stack([each.pixels for each in together]), deadline=latest)
-        except Exception as error:  # it is the callers' to deal with
+            embeddings = await self.send(np.stack([each.pixels for each in together]), deadline=latest)
+        except BaseException as error:  # it is the callers' to deal with
+            ended = isinstance(error, asyncio.CancelledError)
             for each in together:
-                if not each.answer.done():
-                    each.answer.set_exception(error)
+                if not each.answer.done():  # the connection was closed, or nobody waits
+                    each.answer.set_exception(BackendUnavailable(CLOSED) if ended else error)
+            if ended:
+                raise
         else:
             for each, embedding in zip(together, embeddings, strict=True):
                 if not each.answer.done():

@@ -50,8 +50,8 @@ class Loaded(Generic[Session]):
     """One session that uses every core, unless it is in use; none where there is one worker."""
 
     @contextmanager
-    def session(self, *, alone: bool) -> Iterator[Session]:
-        """A session to run one image on, back in its place afterwards."""
+    def session(self, *, alone: bool) -> Iterator[tuple[Session, bool]]:
+        """A session to run images on, back in its place afterwards, and whether it uses every core."""
         pool = self.wide if alone else self.free
         try:
             session = pool.pop()
@@ -59,7 +59,7 @@ class Loaded(Generic[Session]):
             pool = self.free  # which is never empty: it has as many as there are threads
             session = pool.pop()
         try:
-            yield session
+            yield session, pool is self.wide
         finally:
             pool.append(session)
 
@@ -162,15 +162,15 @@ class LocalBackend(ABC, Generic[Graph, Session]):
             graph = self.read(self._content(model))
             free = self.make(model, graph, threads=1, callers=self._workers)
             wide = self.make(model, graph, threads=self._workers, callers=1) if self._workers > 1 else []
+            loaded = Loaded(model, free, wide)
+            self.check(model, (wide or free)[0])
+            del graph
+            self._rest([loaded])  # loading takes a model's size several times over
         except self.errors as error:
             path = model.folder / artifact.MODEL
             raise BadArtifact(
                 f"{path} cannot be loaded by {self.runtime}: {error}. Export it again.", path=path
             ) from error
-        self.check(model, (wide or free)[0])
-        del graph
-        loaded = Loaded(model, free, wide)
-        self._rest([loaded])  # loading takes a model's size several times over
         return loaded
 
     def drop(self, model: Model) -> None:
@@ -204,16 +204,27 @@ class LocalBackend(ABC, Generic[Graph, Session]):
         self._seen += len(images)
         try:
             async with asyncio.timeout(timeout):
-                return await self._pool.ask(Job(loaded, Encoded(image, arrival, deadline), alone) for image in images)
+                answers = await self._pool.ask(
+                    Job(loaded, Encoded(image, arrival, deadline), alone) for image in images
+                )
         except TimeoutError:
             raise DeadlineExceeded(f"The deadline passed before {len(images)} images were embedded.")
         finally:
             self._held -= len(images)
+        results: list[Embedded | RoostError] = []
+        for answer in answers:
+            if not isinstance(answer, (Embedded, RoostError)):
+                raise answer
+            results.append(answer)
+        return results
 
-    def _embed(self, jobs: Sequence[Job[Session]]) -> list[Embedded | RoostError]:
-        """Decode images, and infer those of one model together; a bad one gives its error and spoils no other."""
-        decoded = [_images.decode(job.encoded, job.loaded.model.manifest.input, self._limits) for job in jobs]
-        embedded: dict[int, Embedded] = {}
+    def _embed(self, jobs: Sequence[Job[Session]]) -> list[Embedded | Exception]:
+        """Decode images, and infer those of one model together.
+
+        Several calls' images meet here: an error is that of the image, or of the model, and no other's.
+        """
+        decoded = [self._decode(job) for job in jobs]
+        embedded: dict[int, Embedded | Exception] = {}
         for loaded in {id(job.loaded): job.loaded for job in jobs}.values():
             own = {
                 place: image
@@ -222,23 +233,37 @@ class LocalBackend(ABC, Generic[Graph, Session]):
             }
             if own:
                 alone = len(jobs) == 1 and jobs[0].alone
-                embedded |= zip(own, self._infer(loaded, list(own.values()), alone=alone), strict=True)
-        return [image if isinstance(image, RoostError) else embedded[place] for place, image in enumerate(decoded)]
+                try:
+                    embedded |= zip(own, self._infer(loaded, list(own.values()), alone=alone), strict=True)
+                except Exception as error:  # whatever the runtime raises
+                    embedded |= dict.fromkeys(own, error)
+        return [image if isinstance(image, Exception) else embedded[place] for place, image in enumerate(decoded)]
+
+    def _decode(self, job: Job[Session]) -> Decoded | Exception:
+        try:
+            return _images.decode(job.encoded, job.loaded.model.manifest.input, self._limits)
+        except Exception as error:  # such as that memory is short
+            return error
 
     def _infer(self, loaded: Loaded[Session], images: Sequence[Decoded], *, alone: bool) -> list[Embedded]:
         begun = time.monotonic()
-        with loaded.session(alone=alone) as session, cores.first(self.cores if alone else ()):
+        with loaded.session(alone=alone) as (session, wide), cores.first(self.cores if wide else ()):
             vectors = self.infer(session, np.stack([image.pixels for image in images]))
-        seconds = {"infer": time.monotonic() - begun}
-        return [Embedded(vector, image.seconds | seconds) for vector, image in zip(vectors, images, strict=True)]
+        infer = time.monotonic() - begun
+        for image in images:  # those that were decoded first waited for the others
+            image.seconds |= {"queue": image.seconds["queue"] + begun - image.ended, "infer": infer}
+        return [Embedded(vector, image.seconds) for vector, image in zip(vectors, images, strict=True)]
 
     async def _rest_when_idle(self) -> None:
         seen = rested = self._seen
         while True:
             await asyncio.sleep(REST_SECONDS)
             if self._held == 0 and self._seen == seen != rested:
-                await asyncio.to_thread(self._rest, list(self._loaded.values()))
                 rested = seen
+                try:
+                    await asyncio.to_thread(self._rest, list(self._loaded.values()))
+                except self.errors as error:
+                    log.warning("memory could not be given back: %s", error)
             seen = self._seen
 
     def _rest(self, models: Sequence[Loaded[Session]]) -> None:

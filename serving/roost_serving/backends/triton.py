@@ -6,6 +6,7 @@ This end decodes, on threads, and sends pixels; Triton queues, batches and runs 
 import asyncio
 import logging
 import math
+import socket
 import time
 from collections.abc import Awaitable, Iterable, Sequence
 from contextlib import suppress
@@ -22,7 +23,7 @@ from roost.preprocess import Limits
 from roost_serving import repository
 from roost_serving.backends import Embedded, ModelUnavailable, _images
 from roost_serving.backends._images import Decoded, Encoded
-from roost_serving.backends._lane import Lane
+from roost_serving.backends._lane import CLOSED, Lane
 from roost_serving.backends._triton_server import Server
 from roost_serving.fair import FairPool
 from roost_serving.repository import Model
@@ -187,9 +188,9 @@ class Backend:
         server = self._connected()
         await server.check(manifest)
         capacity = await server.capacity(manifest)
-        send = partial(self._infer, manifest)
+        send, calls = partial(self._infer, manifest), CALLS * capacity.instances * await _servers(self._target)
         lane = self._lanes.setdefault(manifest.reference, Lane(send, calls=0, most=0))
-        lane.calls, lane.most = CALLS * capacity.instances, capacity.batch
+        lane.send, lane.calls, lane.most = send, calls, capacity.batch  # the version may be another than it was
 
     async def _infer(self, manifest: Manifest, pixels: np.ndarray, *, deadline: float | None) -> np.ndarray:
         return await self._connected().infer(manifest, pixels, deadline=deadline)
@@ -203,7 +204,7 @@ class Backend:
 
     def _connected(self) -> Server:
         if self._server is None:
-            raise BackendUnavailable("The gateway is shutting down. Try another one.")
+            raise BackendUnavailable(CLOSED)
         return self._server
 
 
@@ -217,6 +218,16 @@ def _target(url: str) -> str:
     if not host:
         raise BadSettings(f"The backend {url!r} names no server. Write triton://host:{PORT}.", backend=url)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+async def _servers(target: str) -> int:
+    """How many addresses gRPC spreads calls over; 1 where that cannot be known."""
+    host, _, port = target.rpartition(":")
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+    except OSError:
+        return 1
+    return len({address for *_, address in found})
 
 
 async def _missing(server: Server, model: Model) -> ModelUnavailable | None:

@@ -5,6 +5,7 @@ import logging
 import shutil
 import sys
 from asyncio.subprocess import PIPE, Process
+from itertools import count
 from pathlib import Path
 
 from roost_serving.edge.catalogue import Catalogue
@@ -15,10 +16,11 @@ INDEX_BYTES = 64 << 20
 GROWTH = 4
 """The graph is built again once a quarter as much as it holds has come in beside it."""
 LOOK_SECONDS = 1.0
-REPLAY_POINTS = 256
+REPLAY_POINTS = 32
 REPLAY_PASSES = 3
-BREATH_SECONDS = 0.01
-"""Between two steps that hold up all calls; those that waited are answered in it."""
+FLUSH_POINTS = 2048
+BREATH_SECONDS = 0.001
+"""Between two steps that hold up all calls; those that wait are answered in it."""
 
 _log = logging.getLogger(__name__)
 
@@ -99,10 +101,13 @@ class Indexer:
         try:
             for _ in range(REPLAY_PASSES):
                 await asyncio.sleep(BREATH_SECONDS)
-                while ids := collection.take_changed(REPLAY_POINTS):
+                for number in count(1):
+                    if not (ids := collection.take_changed(REPLAY_POINTS)):
+                        break
                     collection.replay(fresh, ids)
-                    await asyncio.sleep(0)
-                fresh.flush()  # so that little is left to the last one
+                    if number % (FLUSH_POINTS // REPLAY_POINTS) == 0:
+                        fresh.flush()  # so that little is left to the last one
+                    await asyncio.sleep(BREATH_SECONDS)
             await asyncio.sleep(BREATH_SECONDS)
             # No await from here to the swap: nothing can be written after the last replay.
             while ids := collection.take_changed(REPLAY_POINTS):
