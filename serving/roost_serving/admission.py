@@ -97,6 +97,22 @@ class Admission:
             Overloaded: More than may be held now.
             RateLimited: The caller has spent its rate.
         """
+        self.check(load)
+        caller = callers.current()
+        self._spend(caller, load)
+        self._hold(caller, load)
+        try:
+            yield
+        finally:
+            self._release(caller, load)
+
+    def check(self, load: Load) -> None:
+        """Refuse a call that could not be held: before it is read, which costs more than to refuse it.
+
+        Raises:
+            TooLarge: More than may ever be held.
+            Overloaded: More than may be held now.
+        """
         caller = callers.current()
         limit = self._limit_of(caller)
         if not load.fits(limit):
@@ -118,12 +134,6 @@ class Admission:
                     limit=bound.images,
                     retry_after_seconds=RETRY_AFTER_SECONDS,
                 )
-        self._spend(caller, load)
-        self._hold(caller, load)
-        try:
-            yield
-        finally:
-            self._release(caller, load)
 
     async def enter(self, load: Load) -> Callable[[], None]:
         """Hold an item of a stream once there is room and the caller's rate allows it: it is slowed, not refused.

@@ -1,11 +1,13 @@
 """Work of several callers, done in turns: whoever sends much waits for himself, not the others for him."""
 
 import asyncio
+import os
+import sys
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from queue import SimpleQueue
-from threading import Lock, Thread
+from threading import Lock, Thread, get_native_id
 from typing import Generic, TypeVar
 
 from roost_serving import callers
@@ -13,6 +15,10 @@ from roost_serving import callers
 T = TypeVar("T")
 Q = TypeVar("Q")
 A = TypeVar("A")
+
+
+NICENESS = 5
+"""Of threads that work, so that whoever answers and refuses comes first, however much work there is."""
 
 
 class Turns(Generic[T]):
@@ -107,6 +113,8 @@ class FairPool(Generic[Q, A]):
             thread.join()
 
     def _run(self) -> None:
+        if sys.platform == "linux":  # elsewhere, the whole process would be
+            os.setpriority(os.PRIO_PROCESS, get_native_id(), NICENESS)
         while self._more.get():
             taken = self._take()
             if taken:

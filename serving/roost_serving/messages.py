@@ -61,6 +61,8 @@ def read_ingested(request: pb.IngestItemsRequest) -> tuple[Item, np.ndarray | No
 def _read_item(item: pb.Item, *, field: str) -> Item:
     if len(item.id) > ids.MAX_LENGTH:
         raise BadRequest(f"{field} has an id of {len(item.id)} characters; {ids.MAX_LENGTH} is the most.", field=field)
+    if not item.HasField("payload"):
+        return Item(image=item.image, id=item.id, payload={})
     if item.payload.ByteSize() > MOST_PAYLOAD_BYTES:
         raise TooLarge(
             f"{field} has a payload of {item.payload.ByteSize()} bytes; {MOST_PAYLOAD_BYTES} is the most.",

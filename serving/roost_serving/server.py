@@ -1,6 +1,7 @@
 """Wires the gateway, serves it, drains it."""
 
 import asyncio
+import gc
 import logging
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -79,6 +80,8 @@ def run(settings: ServeSettings, *, on_ready: Callable[[Running], None] | None =
                 await asyncio.gather(opening, return_exceptions=True)
                 return
             running = await opening
+            gc.collect()
+            gc.freeze()  # what is here now stays: to look through it for garbage would hold up calls for 100 ms
             log.info("serving %s on %s, http on %s", ", ".join(running.models), running.address, running.http_address)
             if on_ready is not None:
                 on_ready(running)

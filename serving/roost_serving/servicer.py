@@ -45,6 +45,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         model = self._model(request.model)
         if not request.items:
             raise BadRequest("The request has no items. Send 1 to 256.", field="items")
+        self.pipeline.admission.check(Load(len(request.items), 0))
         items = messages.read_items(request.items)
         embedded = await self.pipeline.embed(model, items, timeout=_left(context))
         failed = [result for result in embedded if isinstance(result, RoostError)]

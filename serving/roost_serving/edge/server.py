@@ -1,6 +1,7 @@
 """Runs the engine's process: opens the folder, says where it listens, serves, flushes now and then, and ends clean."""
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -87,6 +88,8 @@ async def serve(folder: Path, *, address: str, index_bytes: int, announce: Calla
     announce(
         json.dumps({"address": address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"})
     )
+    gc.collect()
+    gc.freeze()  # what is here now stays, and need not be looked through for garbage while searches wait
     await stop.wait()
     await server.stop(grace=1.0)
     for task in tasks:
