@@ -92,8 +92,8 @@ class LocalBackend(ABC, Generic[Graph, Session]):
         """Where the threads that share an image stay; none where the system chooses."""
         self._pool = FairPool(self._embed, workers=workers, most=MOST, name="embed")
         self._loaded: dict[str, Loaded[Session]] = {}
-        self._held = self._seen = 0
-        """Images of calls that wait for their answers, and all that ever came."""
+        self._held = self._used = 0
+        """Images of calls that wait for their answers; and all that leave memory behind: images, and dropped models."""
         self._resting: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -176,6 +176,7 @@ class LocalBackend(ABC, Generic[Graph, Session]):
     def drop(self, model: Model) -> None:
         """Forget a model version; its memory is free once the images that are on their way are done."""
         self._loaded.pop(model.manifest.reference, None)
+        self._used += 1
 
     async def close(self) -> None:
         """Finish the images that are being worked on and drop the rest."""
@@ -201,7 +202,7 @@ class LocalBackend(ABC, Generic[Graph, Session]):
         deadline = None if timeout is None else arrival + timeout
         alone = self._held == 0 and len(images) == 1
         self._held += len(images)
-        self._seen += len(images)
+        self._used += len(images)
         try:
             async with asyncio.timeout(timeout):
                 answers = await self._pool.ask(
@@ -255,16 +256,16 @@ class LocalBackend(ABC, Generic[Graph, Session]):
         return [Embedded(vector, image.seconds) for vector, image in zip(vectors, images, strict=True)]
 
     async def _rest_when_idle(self) -> None:
-        seen = rested = self._seen
+        before = rested = self._used
         while True:
             await asyncio.sleep(REST_SECONDS)
-            if self._held == 0 and self._seen == seen != rested:
-                rested = seen
+            if self._held == 0 and self._used == before != rested:
+                rested = before
                 try:
                     await asyncio.to_thread(self._rest, list(self._loaded.values()))
                 except self.errors as error:
                     log.warning("memory could not be given back: %s", error)
-            seen = self._seen
+            before = self._used
 
     def _rest(self, models: Sequence[Loaded[Session]]) -> None:
         for loaded in models:
