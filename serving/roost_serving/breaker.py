@@ -70,6 +70,8 @@ class Breaker:
     def saw(self, *, up: bool) -> None:
         """The part was seen to answer, or not to."""
         self._failures = 0 if up else self._failures + 1
+        if up:
+            self._last = None  # it would keep alive what it was raised over
         now_open = self._failures >= FAILURES or (self.open and not up)
         if now_open is not self.open:
             self.open = now_open

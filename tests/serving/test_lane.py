@@ -122,6 +122,7 @@ async def test_who_gave_up_while_waiting_is_not_sent(lane, server):
     await asyncio.sleep(0.01)
     waiting.cancel()
     await asyncio.sleep(0.01)
+    assert not len(lane._waiting)  # and its pixels are not kept while the server hangs
     server.open.set()
     await asyncio.gather(*held)
     assert len(server.calls) == 2

@@ -130,7 +130,7 @@ async def test_more_than_the_queue_holds_is_refused_with_a_time_to_come_back(
     manifest = gateways[0].models[0].manifest
     calls = [backend.embed(manifest, digits[:8]) for _ in range(10) for backend in gateways]
     results = await asyncio.gather(*calls, return_exceptions=True)
-    (embedded,) = await until_it_embeds(gateways[0], digits[:1])
+    (embedded,) = await once_there_is_room(gateways[0], digits[:1])
     await asyncio.gather(*[backend.close() for backend in gateways])
     refused = [result for result in results if isinstance(result, Exception)]
     assert 0 < len(refused) < 60
@@ -368,12 +368,22 @@ def kill_children(pid: int) -> None:
         os.kill(int(child), signal.SIGKILL)
 
 
+async def once_there_is_room(backend: Backend, images: list[bytes]):
+    """Calls whose callers gave up may still be in the server's queue."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                return await backend.embed(backend.models[0].manifest, images, timeout=10)
+            except Overloaded:
+                await asyncio.sleep(0.05)
+
+
 async def until_it_embeds(backend: Backend, images: list[bytes]):
     async with asyncio.timeout(60):
         while True:
             try:
                 return await backend.embed(backend.models[0].manifest, images, timeout=10)
-            except (BackendUnavailable, Overloaded):
+            except BackendUnavailable:
                 await asyncio.sleep(0.05)
 
 

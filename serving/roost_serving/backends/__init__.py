@@ -21,6 +21,9 @@ from roost.errors import BackendUnavailable, RoostError
 from roost.preprocess import DEFAULT_LIMITS, Limits
 from roost_serving.repository import Model
 
+CLOSED = "The gateway is shutting down. Try another one."
+"""What a backend that was closed says."""
+
 
 @dataclass(frozen=True)
 class Embedded:

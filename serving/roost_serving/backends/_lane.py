@@ -10,9 +10,8 @@ import numpy as np
 
 from roost.errors import BackendUnavailable
 from roost_serving import callers
+from roost_serving.backends import CLOSED
 from roost_serving.fair import Turns, all_of
-
-CLOSED = "The gateway is shutting down. Try another one."
 
 
 class Send(Protocol):
@@ -23,7 +22,7 @@ class Send(Protocol):
         ...
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Waiting:
     """An image that waits for its embedding."""
 
@@ -57,10 +56,16 @@ class Lane:
         """
         loop = asyncio.get_running_loop()
         waiting = [Waiting(pixels, deadline, loop.create_future()) for pixels in images]
+        who = callers.current().name
         for each in waiting:
-            self._waiting.put(callers.current().name, each)
+            self._waiting.put(who, each)
         self._go()
-        return await all_of([each.answer for each in waiting])
+        try:
+            return await all_of([each.answer for each in waiting])
+        finally:
+            for each in waiting:
+                if each.answer.cancelled():
+                    self._waiting.drop(who, each)
 
     def _go(self) -> None:
         while len(self._under_way) < self.calls and (together := self._take()):
@@ -77,7 +82,7 @@ class Lane:
     def _take(self) -> list[Waiting]:
         together: list[Waiting] = []
         while len(together) < self.most and (each := self._waiting.take()) is not None:
-            if not each.answer.done():  # or its caller gave up
+            if not each.answer.done():  # its caller may be about to drop it
                 together.append(each)
         return together
 

@@ -23,7 +23,7 @@ from roost.artifact import Manifest
 from roost.errors import BackendUnavailable, BadArtifact, DeadlineExceeded, RoostError, UnknownModel
 from roost.preprocess import Limits
 from roost_serving import backends, cores, memory, repository
-from roost_serving.backends import Embedded, _images
+from roost_serving.backends import CLOSED, Embedded, _images
 from roost_serving.backends._images import Decoded, Encoded
 from roost_serving.fair import FairPool
 from roost_serving.repository import Model
@@ -188,7 +188,7 @@ class LocalBackend(ABC, Generic[Graph, Session]):
     async def ping(self, *, timeout: float | None = None) -> None:
         """Return unless the backend was closed: there is no server that could be away."""
         if self._closed:
-            raise BackendUnavailable("The gateway is shutting down. Try another one.")
+            raise BackendUnavailable(CLOSED)
 
     async def embed(
         self, manifest: Manifest, images: Sequence[bytes], *, timeout: float | None = None

@@ -21,9 +21,9 @@ from roost.artifact import Input, Manifest
 from roost.errors import BackendUnavailable, BadSettings, DeadlineExceeded, RoostError
 from roost.preprocess import Limits
 from roost_serving import repository
-from roost_serving.backends import Embedded, ModelUnavailable, _images
+from roost_serving.backends import CLOSED, Embedded, ModelUnavailable, _images
 from roost_serving.backends._images import Decoded, Encoded
-from roost_serving.backends._lane import CLOSED, Lane
+from roost_serving.backends._lane import Lane
 from roost_serving.backends._triton_server import Server
 from roost_serving.fair import FairPool
 from roost_serving.repository import Model
@@ -221,7 +221,7 @@ def _target(url: str) -> str:
 
 
 async def _servers(target: str) -> int:
-    """How many addresses gRPC spreads calls over; 1 where that cannot be known."""
+    """How many addresses gRPC spreads calls over now; 1 where that cannot be known."""
     host, _, port = target.rpartition(":")
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)

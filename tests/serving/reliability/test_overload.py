@@ -59,8 +59,6 @@ async def test_overload(  # noqa: PLR0917
     assert storm.codes["OK"] > 0
     assert grown < 100e6
     if soak:
-        # Beside a small encoder, calls cost so much themselves that to ask for four times as many takes what it needs.
-        ordinary = encoder == "resnet18"
-        assert figures["goodput_ratio"] >= (0.9 if ordinary else 0.5)
-        assert figures["refused_slowest_ms" if ordinary else "refused_p99_ms"] <= (50 if ordinary else 250)
+        assert figures["goodput_ratio"] >= 0.9
+        assert figures["refused_slowest_ms"] <= 50
         assert figures["p99_ms_2_s_after"] <= 1.5 * figures["normal_p99_ms"]
