@@ -13,8 +13,9 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -24,14 +25,13 @@ from roost_serving.edge.collection import CONFIG
 from roost_serving.stores import Filter, Point
 from roost_serving.stores.edge import Store
 from roost_serving.stores.qdrant import UPSERT_POINTS
+from roost_serving.stores.qdrant import Store as QdrantStore
 
 COLLECTION = "benchmark@1"
 CLUSTERS = 200
 DIRECTIONS = 16
 LIMIT = 10
 BLOCK = 10_000
-PAUSE = 0.02
-"""Seconds between two searches, so that they leave the cores to the writes and the build."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Figures:
     once_built: Latency
     recall: float
     megabytes: float
-    """Of the engine's process, resident."""
+    """Of the engine's processes, resident."""
 
 
 class Vectors:
@@ -87,10 +87,10 @@ class Vectors:
             rows[members] += own[members] @ self._spread[cluster]
         return rows / np.linalg.norm(rows, axis=1, keepdims=True), labels
 
-    def blocks(self, count: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """All points, as (number of the first, vectors, clusters)."""
-        for first in range(0, count, BLOCK):
-            yield first, *self.block(first, min(BLOCK, count - first))
+    def draw(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Unit vectors (count, dim), and the cluster of each."""
+        blocks = [self.block(first, min(BLOCK, count - first)) for first in range(0, count, BLOCK)]
+        return np.concatenate([rows for rows, _ in blocks]), np.concatenate([labels for _, labels in blocks])
 
 
 def main() -> None:
@@ -100,9 +100,17 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--writers", type=int, default=2, help="requests that are written at a time (default: 2)")
     parser.add_argument("--queries", type=int, default=1000)
+    parser.add_argument(
+        "--pause",
+        type=float,
+        default=0.1,
+        metavar="SECONDS",
+        help="between two searches, so that they leave the cores to the writes and the build (default: 0.1)",
+    )
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    figures = asyncio.run(measure(arguments.points, arguments.dim, arguments.writers, arguments.queries))
+    work = measure(arguments.points, arguments.dim, arguments.writers, arguments.queries, arguments.pause)
+    figures = asyncio.run(work)
     if arguments.json:
         print(json.dumps(asdict(figures), indent=2))
         return
@@ -113,24 +121,27 @@ def main() -> None:
         print(f"{name:>14}: p50 {seen.p50:.2f}, p99 {seen.p99:.2f}, longest {seen.longest:.1f} ms of {seen.searches:,}")
 
 
-async def measure(count: int, dim: int, writers: int, queries: int) -> Figures:
+async def measure(count: int, dim: int, writers: int, queries: int, pause: float) -> Figures:
     """Write everything, wait for the graph, and search."""
     vectors = Vectors(dim)
     asked, _ = vectors.block(-1 % 2**32, queries)
+    rows, labels = vectors.draw(count)
     with tempfile.TemporaryDirectory() as scratch:
         store = Store(f"edge://{Path(scratch) / 'index'}")
         await store.open()
         try:
             await store.ensure(COLLECTION, dim=dim)
-            written, built = asyncio.Event(), asyncio.Event()
-            searcher = asyncio.create_task(_search_until(store, asked, written, built))
-            seconds = await _write(store, vectors, count, writers)
-            written.set()
-            begun = time.perf_counter()
+            here, there = get_context("spawn").Pipe()
+            searcher = get_context("spawn").Process(target=_search_beside, args=(store.target, asked, pause, there))
+            searcher.start()
+            seconds = await _write(store, rows, labels, writers)
+            written = time.perf_counter()
             await asyncio.to_thread(_wait_for_graph, store.folder)
-            building = time.perf_counter() - begun
-            built.set()
-            while_written, while_built = await searcher
+            building = time.perf_counter() - written
+            here.send("enough")
+            searches = await asyncio.to_thread(here.recv)
+            while_written = [spent for begun, spent in searches if begun < written]
+            while_built = [spent for begun, spent in searches if begun >= written]
             times, found = [], []
             for query in asked:
                 spent, ids = await _search(store, query)
@@ -139,7 +150,7 @@ async def measure(count: int, dim: int, writers: int, queries: int) -> Figures:
             megabytes = _resident(store.pid)
         finally:
             await store.close()
-    right = sum(len(ids & best) for ids, best in zip(found, _exact(vectors, count, asked), strict=True))
+    right = sum(len(ids & best) for ids, best in zip(found, _exact(rows, asked), strict=True))
     return Figures(
         points=count,
         dim=dim,
@@ -153,45 +164,58 @@ async def measure(count: int, dim: int, writers: int, queries: int) -> Figures:
     )
 
 
-async def _write(store: Store, vectors: Vectors, count: int, writers: int) -> float:
-    """Seconds that the writes took, without those in which their vectors were drawn."""
-    seconds = 0.0
-    for first, rows, labels in vectors.blocks(count):
-        points = [
-            Point(f"item-{first + n}", {"n": first + n}, Placement(int(labels[n]), 0.5, -1.0, 1.0, False), row)
-            for n, row in enumerate(rows)
-        ]
-        chunks = iter([points[start : start + UPSERT_POINTS] for start in range(0, len(points), UPSERT_POINTS)])
+async def _write(store: Store, rows: np.ndarray, labels: np.ndarray, writers: int) -> float:
+    """Seconds that the writes took."""
+    firsts = iter(range(0, len(rows), UPSERT_POINTS))
 
-        begun = time.perf_counter()
-        await asyncio.gather(*(_write_some(store, chunks) for _ in range(writers)))
-        seconds += time.perf_counter() - begun
-        print(f"\r{first + len(rows):,} of {count:,} points", end="", file=sys.stderr)
+    async def write() -> None:
+        for first in firsts:
+            points = [
+                Point(f"item-{n}", {"n": n}, Placement(int(labels[n]), 0.5, -1.0, 1.0, False), rows[n])
+                for n in range(first, min(first + UPSERT_POINTS, len(rows)))
+            ]
+            await store.upsert(COLLECTION, points)
+            if first % BLOCK < UPSERT_POINTS:
+                print(f"\r{first + len(points):,} of {len(rows):,} points", end="", file=sys.stderr)
+
+    begun = time.perf_counter()
+    await asyncio.gather(*(write() for _ in range(writers)))
     print(file=sys.stderr)
-    return seconds
+    return time.perf_counter() - begun
 
 
-async def _write_some(store: Store, chunks: Iterator[list[Point]]) -> None:
-    for chunk in chunks:
-        await store.upsert(COLLECTION, chunk)
+class Searcher(QdrantStore):
+    """The store as another process reaches it.
+
+    Args:
+        target: Where the engine's process listens.
+    """
+
+    def __init__(self, target: str) -> None:
+        self._setup(place="The index", target=target, tls=False, api_key=None)
 
 
-async def _search_until(
-    store: Store, queries: np.ndarray, written: asyncio.Event, built: asyncio.Event
-) -> tuple[list[float], list[float]]:
-    """How long searches took before everything was written, and between then and the graph's end."""
-    before: list[float] = []
-    after: list[float] = []
-    number = 0
-    while not built.is_set():
-        times = after if written.is_set() else before
-        times.append((await _search(store, queries[number % len(queries)]))[0])
-        number += 1
-        await asyncio.sleep(PAUSE)
-    return before, after
+def _search_beside(target: str, queries: np.ndarray, pause: float, pipe: Connection) -> None:
+    """Search until something comes through the pipe, and answer when each search began and how long it took.
+
+    In a process of its own: the one that writes is busy making points, and would not notice an answer.
+    """
+
+    async def search() -> None:
+        store = Searcher(target)
+        await store.open()
+        searches: list[tuple[float, float]] = []
+        while not pipe.poll():
+            begun = time.perf_counter()
+            searches.append((begun, (await _search(store, queries[len(searches) % len(queries)]))[0]))
+            await asyncio.sleep(pause)
+        pipe.send(searches)
+        await store.close()
+
+    asyncio.run(search())
 
 
-async def _search(store: Store, query: np.ndarray) -> tuple[float, set[str]]:
+async def _search(store: QdrantStore, query: np.ndarray) -> tuple[float, set[str]]:
     begun = time.perf_counter()
     hits = await store.search(COLLECTION, query, limit=LIMIT, filter=Filter())
     return time.perf_counter() - begun, {hit.point.id for hit in hits}
@@ -206,21 +230,20 @@ def _wait_for_graph(folder: Path) -> None:
         quiet = 0 if sum(path.name.isdecimal() for path in collection.iterdir()) > 1 else quiet + 1
 
 
-def _exact(vectors: Vectors, count: int, queries: np.ndarray) -> list[set[str]]:
+def _exact(rows: np.ndarray, queries: np.ndarray) -> list[set[str]]:
     """The ids of the nearest points of each query."""
-    scores = np.full((len(queries), LIMIT), -np.inf, np.float32)
-    ids = np.zeros((len(queries), LIMIT), np.int64)
-    for first, rows, _ in vectors.blocks(count):
-        all_scores = np.hstack([scores, queries @ rows.T])
-        all_ids = np.hstack([ids, np.broadcast_to(np.arange(first, first + len(rows)), (len(queries), len(rows)))])
-        best = np.argpartition(-all_scores, LIMIT - 1, axis=1)[:, :LIMIT]
-        scores, ids = np.take_along_axis(all_scores, best, 1), np.take_along_axis(all_ids, best, 1)
-    return [{f"item-{number}" for number in row} for row in ids]
+    found = []
+    for query in queries:
+        found.append({f"item-{number}" for number in np.argpartition(-(rows @ query), LIMIT - 1)[:LIMIT]})
+    return found
 
 
-def _resident(pid: int | None) -> float:
+def _resident(pid: int | str | None) -> float:
+    """MiB of a process and of those that it started."""
     status = Path(f"/proc/{pid}/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
+    own = int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
+    children = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    return own + sum(_resident(child) for pids in children for child in pids)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,11 @@ def configure(level: str, form: Format) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler])
 
 
+def configure_as_parent() -> None:
+    """Log to stderr in the form that the process which started this one was told."""
+    configure("info", "json" if os.environ.get(VARIABLE) == "json" else "text")
+
+
 class Text(logging.Formatter):
     """For a person."""
 

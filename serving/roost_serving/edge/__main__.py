@@ -2,8 +2,6 @@
 
 import argparse
 import asyncio
-import os
-import sys
 from pathlib import Path
 
 from roost_serving import logs
@@ -24,14 +22,8 @@ def main() -> None:
         help="bytes of vectors past which an HNSW graph is built (default: %(default)s)",
     )
     arguments = parser.parse_args()
-    logs.configure("info", "json" if os.environ.get(logs.VARIABLE) == "json" else "text")
-    serving = serve(arguments.folder, address=arguments.listen, index_bytes=arguments.index_bytes, announce=_announce)
-    asyncio.run(serving)
-
-
-def _announce(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+    logs.configure_as_parent()
+    asyncio.run(serve(arguments.folder, address=arguments.listen, index_bytes=arguments.index_bytes))
 
 
 if __name__ == "__main__":

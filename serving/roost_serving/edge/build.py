@@ -4,17 +4,16 @@ Run by the engine's process, which goes on serving SOURCE: building holds the GI
 the copy is made, and from then on SOURCE may change again. It dies with the process that runs it.
 """
 
-import ctypes
 import os
-import signal
 import sys
 from pathlib import Path
 
 import qdrant_edge
 
+from roost_serving.edge.process import die_with_parent
+
 BLOCK_BYTES = 1 << 20
-NICENESS = 10
-PR_SET_PDEATHSIG = 1
+NICENESS = 19
 
 
 def copy(source: Path, target: Path) -> None:
@@ -43,10 +42,7 @@ def build(folder: Path) -> None:
 
 def main() -> None:
     """Copy, say so, and build."""
-    parent = os.getppid()
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit("The engine's process is gone")
+    die_with_parent()
     os.nice(NICENESS)
     source, target = map(Path, sys.argv[1:])
     copy(source, target)

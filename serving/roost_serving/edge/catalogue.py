@@ -1,5 +1,6 @@
 """All collections of a folder, the aliases that lead to them, and the lock that keeps the folder to one process."""
 
+import asyncio
 import fcntl
 import json
 import logging
@@ -13,8 +14,10 @@ import grpc
 
 from roost.artifact import replace_bytes
 from roost.errors import BadSettings
-from roost_serving.edge.collection import CONFIG, Collection, is_unfinished
+from roost_serving.edge.collection import CONFIG, Collection, StartApart, is_unfinished
 from roost_serving.edge.errors import Refused
+from roost_serving.edge.hosts import Here
+from roost_serving.edge.shard import Shard
 
 LOCK = "lock"
 ALIASES = "aliases.json"
@@ -31,18 +34,21 @@ class Catalogue:
 
     Args:
         folder: Made where it does not exist.
+        start: Starts a process for a shard that has a graph.
 
     Raises:
         BadSettings: Another process has the folder open, or it cannot be written.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, start: StartApart) -> None:
         self.folder = folder
-        self._lock = _lock(folder)
+        self.start = start
+        self.lock = _lock(folder)
+        """The descriptor that locks the folder."""
         self.aliases: dict[str, str] = {}
         self.collections: dict[str, Collection] = {}
 
-    def open(self) -> None:
+    async def open(self) -> None:
         """Open every collection, and remove what this program began and never finished; the rest is left alone."""
         path = self.folder / ALIASES
         self.aliases = json.loads(path.read_bytes()) if path.exists() else {}
@@ -50,16 +56,20 @@ class Catalogue:
             if is_unfinished(path):
                 shutil.rmtree(path)
             elif NAME.fullmatch(path.name) and (path / CONFIG).is_file():
-                self.collections[path.name] = Collection.open(path)
+                self.collections[path.name] = await Collection.open(path, self.start)
             else:
                 _log.warning("%s is no collection, and is left alone", path)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Flush and close every collection, then release the folder."""
-        for collection in self.collections.values():
-            collection.close()
+        await asyncio.gather(*(collection.host.close() for collection in self.collections.values()))
         self.collections.clear()
-        os.close(self._lock)
+        os.close(self.lock)
+
+    def shards_here(self) -> list[Shard]:
+        """The shards that this process has open."""
+        hosts = [collection.host for collection in self.collections.values()]
+        return [host.shard for host in hosts if isinstance(host, Here)]
 
     def find(self, name: str) -> Collection:
         """The collection of this name or alias.

@@ -3,31 +3,24 @@
 import asyncio
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
-
-import qdrant_edge
-from qdrant_edge import EdgeShard, UpdateOperation
+from typing import Any, Self
 
 from roost.artifact import replace_bytes
-from roost_serving.edge.errors import Refused
-from roost_serving.edge.values import PointId
+from roost_serving.edge.hosts import Before, Here, Host
+from roost_serving.edge.protocol import qdrant
+from roost_serving.edge.shard import RESERVE_BYTES, Shard, require_space
+from roost_serving.edge.values import PointId, from_id, to_id
 
 CONFIG = "collection.json"
 UNFINISHED = ".{}.new"
 """The name of a collection's folder while it is made."""
-RESERVE_BYTES = 64 << 20
-"""Writes are refused below this much free space: the engine maps sparse files, and is killed where one cannot grow."""
-OPENING_BYTES = 8 << 20
-"""What opening a shard may write, at most; far below the reserve, so that a full disk can still be searched."""
-GROWTH = 4
-"""Bytes on disk for a byte of an update: once in the log, once in the segment, and the same again while it flushes."""
-EDGES = 16
-CANDIDATES = 100
-FULL_SCAN_KB = 10_000
-"""Qdrant's own choices for a graph: edges a node, candidates while building, what is scanned instead of searched."""
+FIRST_SHARD = 1
+WARM_SEARCHES = 32
+
+StartApart = Callable[[Path, Before], Awaitable[Host]]
 
 
 @dataclass
@@ -35,29 +28,30 @@ class Description:
     """What `collection.json` holds."""
 
     dim: int
-    shard: int = 1
+    shard: int = FIRST_SHARD
     """The number of the shard's folder; any other number there is left over and not used."""
 
 
 class Collection:
-    """An open collection. Nothing here is asynchronous: the engine holds the GIL anyway.
+    """An open collection.
 
     Args:
         folder: Of the collection; only one process may open it.
         description: As read from it.
-        shard: The engine's, open.
+        host: Of its shard.
     """
 
-    def __init__(self, folder: Path, description: Description, shard: EdgeShard) -> None:
+    def __init__(self, folder: Path, description: Description, host: Host) -> None:
         self.folder = folder
         self.description = description
-        self.shard = shard
-        self.unflushed_bytes = 0
-        self.writable = asyncio.Event()
-        """Set but while a copy is made; wait for it before a write."""
-        self.writable.set()
+        self.host = host
         self.changed: set[PointId] | None = None
-        """Ids written since that copy; None while there is none to bring up to date."""
+        """Ids written since a copy was made; None while there is none to bring up to date."""
+        self._readable = asyncio.Event()
+        self._readable.set()
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._writes: set[asyncio.Task[Any]] = set()
 
     @property
     def shard_folder(self) -> Path:
@@ -67,28 +61,28 @@ class Collection:
     @classmethod
     def create(cls, folder: Path, *, dim: int) -> Self:
         """Make a collection of cosine vectors; it appears whole or not at all."""
-        _check_space(folder.parent, needed=RESERVE_BYTES)
+        require_space(folder.parent, needed=RESERVE_BYTES)
         beside = folder.with_name(UNFINISHED.format(folder.name))
         shutil.rmtree(beside, ignore_errors=True)
         description = Description(dim)
-        config = qdrant_edge.EdgeConfig(
-            vectors=qdrant_edge.EdgeVectorParams(dim, qdrant_edge.Distance.Cosine),
-            hnsw_config=qdrant_edge.HnswIndexConfig(EDGES, CANDIDATES, FULL_SCAN_KB),
-            # It is `indexing` that decides when to build; then everything goes into the graph.
-            optimizers=qdrant_edge.EdgeOptimizersConfig(indexing_threshold=1),
-        )
         beside.mkdir()
-        EdgeShard.create(str(beside / str(description.shard)), config).close()
+        Shard.create(beside / str(description.shard), dim=dim).close()
         _write(beside, description)
         beside.rename(folder)
-        return cls.open(folder)
+        return cls(folder, description, Here(folder / str(description.shard)))
 
     @classmethod
-    def open(cls, folder: Path) -> Self:
-        """Open a collection, and remove what a killed process left beside its shard."""
-        _check_space(folder, needed=OPENING_BYTES)
+    async def open(cls, folder: Path, start: StartApart) -> Self:
+        """Open a collection, and remove what a killed process left beside its shard.
+
+        Args:
+            folder: Of the collection.
+            start: Starts a process for a shard that has a graph; the first has none.
+        """
         description = Description(**json.loads((folder / CONFIG).read_bytes()))
-        collection = cls(folder, description, EdgeShard.load(str(folder / str(description.shard))))
+        shard = folder / str(description.shard)
+        host = Here(shard) if description.shard == FIRST_SHARD else await start(shard, nothing)
+        collection = cls(folder, description, host)
         collection.remove_left_over()
         return collection
 
@@ -98,75 +92,137 @@ class Collection:
             if path.name.isdecimal() and path.is_dir() and path != self.shard_folder:
                 shutil.rmtree(path)
 
-    def upsert(self, points: Sequence[qdrant_edge.Point], *, size: int) -> None:
-        """Write points; in the log of the engine when this returns.
+    async def describe(self) -> "qdrant.CollectionInfo":
+        """Its size and payload indexes."""
+        await self._readable.wait()
+        return await self.host.describe()
+
+    async def read(self, method: str, request: Any, *, timeout: float | None) -> Any:
+        """Have a call of Qdrant's Points service answered that changes nothing, in so many seconds."""
+        await self._readable.wait()
+        return await self.host.call(method, request, timeout=timeout)
+
+    async def write(self, method: str, request: Any, written: Callable[[], Iterable[PointId]] = tuple) -> Any:
+        """Have a call of Qdrant's Points service answered that writes.
 
         Args:
-            points: Replace those of the same ids.
-            size: Of the request, in bytes.
-
-        Raises:
-            Refused: RESOURCE_EXHAUSTED, where the disk is nearly full.
+            method: Its name.
+            request: Its message.
+            written: Gives the ids of the points that it writes or deletes.
         """
-        self._update(UpdateOperation.upsert_points(list(points)), size=size)
-        if self.changed is not None:
-            self.changed.update(point.id for point in points)
+        while not self._writable.is_set():
+            await self._writable.wait()
+        task = asyncio.create_task(self._write(method, request, written))
+        self._writes.add(task)
+        task.add_done_callback(self._end_write)
+        # Nothing stops it once it has begun: its ids are noted when it can change nothing any more.
+        return await asyncio.shield(task)
 
-    def delete(self, point_ids: Sequence[PointId]) -> None:
-        """Delete the points of these ids, where they exist."""
-        self._update(UpdateOperation.delete_points(list(point_ids)), size=0)
-        if self.changed is not None:
-            self.changed.update(point_ids)
+    async def _write(self, method: str, request: Any, written: Callable[[], Iterable[PointId]]) -> Any:
+        try:
+            return await self.host.call(method, request)
+        finally:
+            if self.changed is not None:
+                self.changed.update(written())
 
-    def index(self, field: str, kind: qdrant_edge.PayloadSchemaType) -> None:
-        """Index a field of the payload; nothing happens where it is indexed already."""
-        if field not in self.shard.info().payload_schema:
-            self._update(UpdateOperation.create_field_index(field, kind), size=0)
+    def _end_write(self, task: asyncio.Task[Any]) -> None:
+        self._writes.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen, also where the call that asked is gone
 
-    def _update(self, operation: UpdateOperation, *, size: int) -> None:
-        _check_space(self.folder, needed=RESERVE_BYTES + size * GROWTH)
-        self.shard.update(operation)
-        self.unflushed_bytes += max(size, 1)
+    async def hold(self) -> None:
+        """Let no write begin, and wait for those that have begun."""
+        self._writable.clear()
+        while self._writes:
+            await asyncio.wait(self._writes)
 
-    def take_changed(self, limit: int) -> list[PointId]:
-        """Take out some of the ids that were written since the copy was made."""
-        changed = self.changed or set()
-        return [changed.pop() for _ in range(min(limit, len(changed)))]
+    def release(self) -> None:
+        """Let writes begin again."""
+        self._writable.set()
 
-    def open_beside(self, folder: Path) -> EdgeShard:
-        """Open a copy of the shard, with the payload indexes that the shard has by now."""
-        fresh = EdgeShard.load(str(folder))
-        for field, index in self.shard.info().payload_schema.items():
-            if field not in fresh.info().payload_schema:
-                fresh.update(UpdateOperation.create_field_index(field, index.data_type))
-        return fresh
+    async def move_out(self, start: StartApart) -> None:
+        """Serve the shard from a process of its own; calls wait while this one closes it and that one opens it."""
 
-    def replay(self, fresh: EdgeShard, point_ids: Sequence[PointId]) -> None:
-        """Make points in a copy what they are here: written, or gone."""
-        records = self.shard.retrieve(list(point_ids), True, True)
-        points = [qdrant_edge.Point(record.id, record.vector or [], record.payload) for record in records]
-        gone = {str(point_id) for point_id in point_ids} - {str(record.id) for record in records}
-        fresh.update(UpdateOperation.upsert_points(points))
-        fresh.update(UpdateOperation.delete_points([point_id for point_id in point_ids if str(point_id) in gone]))
+        async def leave() -> None:
+            await self.hold()
+            self._readable.clear()
+            await self.host.close()
 
-    def swap(self, fresh: EdgeShard, number: int) -> None:
+        try:
+            self.host = await start(self.shard_folder, leave)
+        except BaseException:
+            if not self._readable.is_set():
+                self.host = Here(self.shard_folder)
+            raise
+        finally:
+            self.release()
+            self._readable.set()
+
+    async def bring_up_to_date(self, fresh: Host, *, step: int) -> None:
+        """Write to a copy what was written here since it was made, but for what comes meanwhile.
+
+        Args:
+            fresh: The copy.
+            step: Points at a time.
+        """
+        steps = iter(range(0, len(self.changed or ()), step))
+
+        async def replay() -> None:
+            for _ in steps:
+                changed = self.changed or set()
+                await self._replay(fresh, [changed.pop() for _ in range(min(step, len(changed)))])
+
+        await asyncio.gather(replay(), replay())  # so that reading and writing go on at the same time
+
+    async def _replay(self, fresh: Host, point_ids: Sequence[PointId]) -> None:
+        ids = {str(point_id): to_id(point_id) for point_id in point_ids}
+        request = qdrant.GetPoints(
+            ids=ids.values(),
+            with_payload=qdrant.WithPayloadSelector(enable=True),
+            with_vectors=qdrant.WithVectorsSelector(enable=True),
+        )
+        found = (await self.host.call("Get", request)).result
+        if found:
+            points = [
+                qdrant.PointStruct(
+                    id=record.id,
+                    payload=record.payload,
+                    vectors=qdrant.Vectors(vector=qdrant.Vector(dense=record.vectors.vector.dense)),
+                )
+                for record in found
+            ]
+            await fresh.call("Upsert", qdrant.UpsertPoints(points=points))
+        gone = ids.keys() - {str(from_id(record.id)) for record in found}
+        if gone:
+            selected = qdrant.PointsSelector(points=qdrant.PointsIdsList(ids=[ids[name] for name in gone]))
+            await fresh.call("Delete", qdrant.DeletePoints(points=selected))
+
+    async def warm(self, fresh: Host) -> None:
+        """Search a copy before anyone waits for it: the first searches read it from the disk."""
+        vectors = qdrant.WithVectorsSelector(enable=True)
+        some = (await fresh.call("Scroll", qdrant.ScrollPoints(limit=WARM_SEARCHES, with_vectors=vectors))).result
+        for record in some:
+            nearest = qdrant.VectorInput(dense=record.vectors.vector.dense)
+            await fresh.call("Query", qdrant.QueryPoints(query=qdrant.Query(nearest=nearest), limit=1))
+
+    async def index_as_here(self, fresh: Host) -> None:
+        """Give a copy the payload indexes that came here since it was made."""
+        here, there = await self.host.describe(), await fresh.describe()
+        for field, index in here.payload_schema.items():
+            if field not in there.payload_schema:
+                kind = qdrant.FieldType.Value(f"FieldType{qdrant.PayloadSchemaType.Name(index.data_type)}")
+                request = qdrant.CreateFieldIndexCollection(field_name=field, field_type=kind)
+                await fresh.call("CreateFieldIndex", request)
+
+    def swap(self, fresh: Host, number: int) -> None:
         """Serve another shard from now on; it holds all that this one does, which the caller closes."""
-        fresh.flush()
         _write(self.folder, replace(self.description, shard=number))
-        self.shard = fresh
+        self.host = fresh
         self.description = replace(self.description, shard=number)
-        self.unflushed_bytes = 0
 
-    def flush(self) -> None:
-        """Write what the log holds into the segments, and shorten the log."""
-        if self.unflushed_bytes:
-            self.shard.flush()
-            self.unflushed_bytes = 0
 
-    def close(self) -> None:
-        """Flush and let go of the folder."""
-        self.flush()
-        self.shard.close()
+async def nothing() -> None:
+    """What is to be done before a process opens a shard that nobody has open."""
 
 
 def is_unfinished(path: Path) -> bool:
@@ -177,9 +233,3 @@ def is_unfinished(path: Path) -> bool:
 
 def _write(folder: Path, description: Description) -> None:
     replace_bytes(folder / CONFIG, json.dumps(vars(description)).encode())
-
-
-def _check_space(folder: Path, *, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise Refused.no_space(free=free, needed=needed)

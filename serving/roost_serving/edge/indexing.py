@@ -5,22 +5,25 @@ import logging
 import shutil
 import sys
 from asyncio.subprocess import PIPE, Process
-from itertools import count
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 from roost_serving.edge.catalogue import Catalogue
-from roost_serving.edge.collection import RESERVE_BYTES, Collection
+from roost_serving.edge.collection import Collection, nothing
+from roost_serving.edge.hosts import Here
+from roost_serving.edge.shard import RESERVE_BYTES
 
 INDEX_BYTES = 64 << 20
 """Bytes of vectors that are scanned exactly. On two cores 20,000 x 512 (40 MB) take 2 ms, and the graph 1 ms."""
 GROWTH = 4
 """The graph is built again once a quarter as much as it holds has come in beside it."""
-LOOK_SECONDS = 1.0
-REPLAY_POINTS = 32
-REPLAY_PASSES = 3
-FLUSH_POINTS = 2048
-BREATH_SECONDS = 0.001
-"""Between two steps that hold up all calls; those that wait are answered in it."""
+MOVE_OUT = 8
+"""A shard with an eighth of that is served from a process of its own: a larger one would take longer to move there."""
+LOOK_SECONDS = 0.5
+REPLAY_POINTS = 64
+REPLAY_PASSES = 8
+"""Over what was written meanwhile, each shorter than the one before unless writes come as fast."""
 
 _log = logging.getLogger(__name__)
 
@@ -28,9 +31,10 @@ _log = logging.getLogger(__name__)
 class Indexer:
     """Looks after all collections, one build at a time.
 
-    A build is a copy, a graph over it, and a swap. Writes wait while the copy is made and in the moment of the swap;
-    searches never wait. Ids written in between are noted, and their points copied over before the swap. The old shard
-    holds everything until `collection.json` names the new one, so a kill at any point loses nothing.
+    A build is a copy, a graph over it, a process that opens it, and a swap. Writes wait while the copy is made and in
+    the moment of the swap; searches never wait. Ids written in between are noted, and their points copied over before
+    the swap. The old shard holds everything until `collection.json` names the new one, so a kill at any point loses
+    nothing.
 
     Args:
         catalogue: Open.
@@ -41,24 +45,39 @@ class Indexer:
         self.catalogue = catalogue
         self.index_bytes = index_bytes
         self._failures: dict[Path, int] = {}
+        self._building: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
-        """Look at the collections every second, until cancelled."""
-        while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            for collection in list(self.catalogue.collections.values()):
-                try:
-                    if self._is_due(collection):
-                        await self._build(collection)
-                except Exception as error:  # the engine's errors are bare Exceptions, and the other collections go on
-                    self._note_failure(collection, str(error))
+        """Look at the collections twice a second, until cancelled."""
+        try:
+            while True:
+                await asyncio.sleep(LOOK_SECONDS)
+                for collection in list(self.catalogue.collections.values()):
+                    await self._guard(collection, self._look_after(collection))
+        finally:
+            if self._building is not None:
+                self._building.cancel()
+                await asyncio.wait([self._building])
 
-    def _is_due(self, collection: Collection) -> bool:
-        info = collection.shard.info()
-        indexed = info.indexed_vectors_count * collection.description.dim * 4
-        beside = info.points_count * collection.description.dim * 4 - indexed
-        # Each failure doubles what it takes to try again.
-        return beside >= max(self.index_bytes, indexed // GROWTH) << self._failures.get(collection.folder, 0)
+    async def _guard(self, collection: Collection, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception as error:  # the engine's errors are bare Exceptions, and the other collections go on
+            self._note_failure(collection, str(error))
+
+    async def _look_after(self, collection: Collection) -> None:
+        info = await collection.describe()
+        value_bytes = collection.description.dim * 4
+        indexed = info.indexed_vectors_count * value_bytes
+        beside = info.points_count * value_bytes - indexed
+        failures = self._failures.get(collection.folder, 0)  # each doubles what it takes to try again
+        if isinstance(collection.host, Here):
+            if beside >= self.index_bytes // MOVE_OUT << failures:
+                await collection.move_out(self.catalogue.start)
+            return
+        idle = self._building is None or self._building.done()
+        if idle and beside >= max(self.index_bytes, indexed // GROWTH) << failures:
+            self._building = asyncio.create_task(self._guard(collection, self._build(collection)))
 
     async def _build(self, collection: Collection) -> None:
         target = collection.folder / str(collection.description.shard + 1)
@@ -68,8 +87,8 @@ class Indexer:
             return
         process: Process | None = None
         try:
-            collection.writable.clear()
-            collection.flush()
+            await collection.hold()
+            await collection.host.flush()
             collection.changed = set()
             command = [
                 sys.executable,
@@ -82,43 +101,40 @@ class Indexer:
             process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.DEVNULL, stdout=PIPE)
             assert process.stdout is not None
             copied = await process.stdout.readline()
-            collection.writable.set()
+            collection.release()
             if await process.wait() == 0 and copied:
                 await self._swap(collection, target)
             else:
                 self._note_failure(collection, f"its process ended with {process.returncode}")
         finally:
             collection.changed = None
-            collection.writable.set()
+            collection.release()
             if process is not None and process.returncode is None:
                 process.kill()
                 await process.wait()
             await asyncio.to_thread(collection.remove_left_over)
 
     async def _swap(self, collection: Collection, target: Path) -> None:
-        """Serve the copy with its graph. Each step holds up all calls; between them, those that waited go on."""
-        fresh, unused = collection.open_beside(target), collection.shard
+        """Serve the copy with its graph, in a process that opens it while the shard before is searched."""
+        fresh = unused = await self.catalogue.start(target, nothing)
         try:
             for _ in range(REPLAY_PASSES):
-                await asyncio.sleep(BREATH_SECONDS)
-                for number in count(1):
-                    if not (ids := collection.take_changed(REPLAY_POINTS)):
-                        break
-                    collection.replay(fresh, ids)
-                    if number % (FLUSH_POINTS // REPLAY_POINTS) == 0:
-                        fresh.flush()  # so that little is left to the last one
-                    await asyncio.sleep(BREATH_SECONDS)
-            await asyncio.sleep(BREATH_SECONDS)
-            # No await from here to the swap: nothing can be written after the last replay.
-            while ids := collection.take_changed(REPLAY_POINTS):
-                collection.replay(fresh, ids)
+                await collection.bring_up_to_date(fresh, step=REPLAY_POINTS)
+            await collection.warm(fresh)
+            await fresh.flush()  # so that little is left to do while writes wait
+            await collection.hold()
+            while collection.changed:
+                await collection.bring_up_to_date(fresh, step=REPLAY_POINTS)
+            await collection.index_as_here(fresh)
+            await fresh.flush()
+            unused = collection.host
             collection.swap(fresh, int(target.name))
-            await asyncio.sleep(BREATH_SECONDS)
         finally:
-            (fresh if collection.shard is unused else unused).close()
+            collection.release()
+            await unused.close()
         self._failures.pop(collection.folder, None)
-        _log.info("%s has an HNSW graph of %d points", collection.folder.name, collection.shard.info().points_count)
+        _log.info("%s has an HNSW graph of %d points", collection.folder.name, (await fresh.describe()).points_count)
 
     def _note_failure(self, collection: Collection, reason: str) -> None:
         self._failures[collection.folder] = self._failures.get(collection.folder, 0) + 1
-        _log.warning("%s stays without a new HNSW graph: %s", collection.folder.name, reason)
+        _log.warning("%s stays as it is: %s", collection.folder.name, reason)

@@ -18,7 +18,7 @@ from roost.errors import (
 )
 from roost.ids import point_id
 from roost_serving.edge.protocol import qdrant
-from roost_serving.edge.values import from_payload, to_payload
+from roost_serving.edge.values import from_dense, from_payload, to_dense, to_payload
 from roost_serving.stores import Condition, Filter, Point, Range
 from roost_serving.stores._points import check_filter, decode, encode, key_parts
 
@@ -31,7 +31,7 @@ def to_struct(point: Point, vector: np.ndarray) -> "qdrant.PointStruct":
     """An item as Qdrant stores it, under the key that its id gives."""
     return qdrant.PointStruct(
         id=qdrant.PointId(uuid=point_id(point.id)),
-        vectors=qdrant.Vectors(vector=qdrant.Vector(dense=qdrant.DenseVector(data=vector.tolist()))),
+        vectors=qdrant.Vectors(vector=qdrant.Vector(dense=to_dense(vector))),
         payload=to_payload(encode(point)),
     )
 
@@ -42,8 +42,8 @@ def to_point(record: "qdrant.RetrievedPoint | qdrant.ScoredPoint") -> Point:
     if record.HasField("vectors"):
         output = record.vectors.vector
         # Servers before 1.16 fill the older field.
-        values = output.dense.data if output.WhichOneof("vector") == "dense" else output.data
-        vector = np.array(values, dtype=np.float32)
+        dense = output.WhichOneof("vector") == "dense"
+        vector = from_dense(output.dense) if dense else np.array(output.data, dtype=np.float32)
     return decode(from_payload(record.payload), vector)
 
 

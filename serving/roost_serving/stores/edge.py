@@ -5,20 +5,16 @@ The engine's process speaks Qdrant's gRPC over a Unix socket, so that everything
 
 import asyncio
 import contextlib
-import json
 import logging
 import shutil
-import sys
 import tempfile
-from asyncio.subprocess import PIPE, Process
+from asyncio.subprocess import Process
 from pathlib import Path
 
-from roost.errors import BadSettings, DiskFull, RoostError, StoreUnavailable, by_reason
+from roost.errors import BadSettings, RoostError
+from roost_serving.edge import process as processes
 from roost_serving.stores import qdrant
 
-START_SECONDS = 120.0
-"""A log that was never flushed is replayed at the start, which takes longer than anything else there."""
-CLOSE_SECONDS = 60.0
 FIRST_RESTART_SECONDS = 0.1
 LAST_RESTART_SECONDS = 5.0
 SOCKET = "socket"
@@ -80,7 +76,7 @@ class Store(qdrant.Store):
             self._supervisor = None
         await super().close()
         if self._process is not None:
-            await _end(self._process)
+            await processes.end(self._process)
             self._process = None
         self._remove_scratch()
 
@@ -95,20 +91,10 @@ class Store(qdrant.Store):
         return self._process.pid if self._process and self._process.returncode is None else None
 
     async def _start(self) -> Process:
-        # Its own session, so that Ctrl-C reaches only the gateway, which drains first. -P: the working directory is
-        # no place to import from.
-        command = [sys.executable, "-P", "-m", "roost_serving.edge", str(self.folder), "--listen", self.target]
-        process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, start_new_session=True)
-        try:
-            await _wait_until_ready(process, f"The index in {self.folder}")
-        except asyncio.CancelledError:  # whoever stops the gateway while a long log is replayed will not wait for it
-            process.kill()
-            await process.wait()
-            raise
-        except BaseException:
-            await _end(process)
-            raise
-        return process
+        # Its own session, so that Ctrl-C reaches only the gateway, which drains first.
+        arguments = [str(self.folder), "--listen", self.target]
+        place = f"The index in {self.folder}"
+        return (await processes.start("roost_serving.edge", arguments, place=place, new_session=True))[0]
 
     async def _supervise(self, process: Process) -> None:
         """Start the process again whenever it dies; what it acknowledged is in its log."""
@@ -126,36 +112,3 @@ class Store(qdrant.Store):
             except (RoostError, OSError) as error:  # also of a machine that can start no process just now
                 delay = min(2 * delay, LAST_RESTART_SECONDS)
                 _log.error("%s Trying again in %.1f s", error, delay)
-
-
-async def _wait_until_ready(process: Process, place: str) -> None:
-    assert process.stdout is not None
-    try:
-        async with asyncio.timeout(START_SECONDS):  # `wait_for` of Python 3.11 may swallow a cancellation
-            line = await process.stdout.readline()
-    except TimeoutError:
-        raise StoreUnavailable(f"{place} was not open after {START_SECONDS:.0f} s. Look for its process in the log.")
-    except ValueError:  # a line without an end
-        line = b"?"
-    if not line:
-        raise StoreUnavailable(f"{place} has a process that ended at its start. Its words are in the log.")
-    try:
-        answer = json.loads(line)
-        if "address" in answer:
-            return
-        reason, message = answer["reason"], answer["message"]
-    except (ValueError, KeyError, TypeError):
-        raise StoreUnavailable(f"{place} has a process that began with other words than its address. See the log.")
-    error = by_reason().get(reason, StoreUnavailable)
-    raise error(f"{place}: {message}" if error is DiskFull else message)
-
-
-async def _end(process: Process) -> None:
-    """Let a process end by itself, by closing its standard input; kill it where it does not."""
-    if process.stdin is not None:
-        process.stdin.close()
-    try:
-        await asyncio.wait_for(process.wait(), CLOSE_SECONDS)
-    except TimeoutError:
-        process.kill()
-        await process.wait()

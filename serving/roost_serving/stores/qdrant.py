@@ -16,6 +16,7 @@ import numpy as np
 from roost.errors import BadArtifact, BadSettings, StoreUnavailable, UnknownModel
 from roost.ids import point_id
 from roost_serving.edge.protocol import qdrant
+from roost_serving.edge.values import to_dense
 from roost_serving.stores import Filter, Hit, Page, Point
 from roost_serving.stores._messages import to_error, to_filter, to_point, to_struct
 from roost_serving.stores._points import check_key, check_limit, check_points, check_time, check_vector
@@ -218,7 +219,7 @@ class Store:
     ) -> list[Hit]:
         """The nearest points, nearest first."""
         check_limit(limit)
-        nearest = qdrant.VectorInput(dense=qdrant.DenseVector(data=check_vector(vector).tolist()))
+        nearest = qdrant.VectorInput(dense=to_dense(check_vector(vector)))
         request = qdrant.QueryPoints(
             collection_name=collection,
             query=qdrant.Query(nearest=nearest),

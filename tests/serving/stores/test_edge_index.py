@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 import qdrant_edge
 
+from roost.errors import StoreUnavailable
 from roost_serving import stores
 from roost_serving.edge.catalogue import Catalogue
+from roost_serving.edge.hosts import Apart, Before
 from roost_serving.edge.indexing import Indexer
 from roost_serving.edge.protocol import qdrant
 from roost_serving.stores import Filter, Point
+from roost_serving.stores.edge import Store
 
 DIM = 16
 N = 4_000
@@ -33,9 +36,18 @@ def points_of(rows, numbers) -> list[Point]:
     return [Point(f"item-{n}", {"n": n}, None, rows[n]) for n in numbers]
 
 
+async def info_of(store) -> "qdrant.CollectionInfo":
+    request = qdrant.GetCollectionInfoRequest(collection_name="digits@1")
+    return (await store._connected.collections.Get(request)).result
+
+
 async def indexed(store) -> int:
-    info = await store._connected.collections.Get(qdrant.GetCollectionInfoRequest(collection_name="digits@1"))
-    return info.result.indexed_vectors_count
+    return (await info_of(store)).indexed_vectors_count
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that a process started."""
+    return [int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
 
 
 async def until_indexed(store) -> None:
@@ -92,13 +104,88 @@ async def test_a_graph_is_built_while_points_come_and_go_and_searches_are_answer
     assert sorted(path.name for path in collection.iterdir()) == ["2", "collection.json"]
 
 
+async def test_a_payload_index_that_is_made_while_a_graph_is_built_stays(engine_at, tmp_path, rows):
+    folder = tmp_path / "index"
+    async with engine_at(folder, index_bytes=INDEX_BYTES) as (url, _):
+        store = stores.connect(url)
+        await store.open()
+        await store.ensure("digits@1", dim=DIM)
+        await store.upsert("digits@1", points_of(rows, range(N)))
+        await until_building(folder / "collections" / "digits@1", shard=1)
+        request = qdrant.CreateFieldIndexCollection(
+            collection_name="digits@1", field_name="payload.n", field_type=qdrant.FieldTypeInteger
+        )
+        await store._connected.points.CreateFieldIndex(request)
+        assert not await indexed(store)
+        await until_indexed(store)
+        schema = (await info_of(store)).payload_schema
+        assert {field: index.data_type for field, index in schema.items()} == {
+            "payload.n": qdrant.PayloadSchemaType.Integer,
+            "cluster": qdrant.PayloadSchemaType.Integer,
+            "anomaly": qdrant.PayloadSchemaType.Bool,
+        }
+        await store.close()
+
+
+@pytest.fixture
+async def with_graph(engine_at, tmp_path, rows) -> Path:
+    """A folder whose collection has a graph over N points."""
+    folder = tmp_path / "index"
+    async with engine_at(folder, index_bytes=INDEX_BYTES) as (url, _):
+        store = stores.connect(url)
+        await store.open()
+        await store.ensure("digits@1", dim=DIM)
+        await store.upsert("digits@1", points_of(rows, range(N)))
+        await until_indexed(store)
+        await store.close()
+    return folder
+
+
+@pytest.mark.parametrize("killed", ["the engine's process", "the graph's"])
+async def test_a_graph_lives_in_a_process_of_its_own_and_starts_again_with_the_engines(with_graph, rows, killed):
+    store = Store(f"edge://{with_graph}")
+    await store.open()
+    assert await indexed(store) == N
+    await store.upsert("digits@1", points_of(rows, [N]))
+    engine, (graph,) = store.pid, children_of(store.pid)
+    os.kill(graph if killed == "the graph's" else engine, signal.SIGKILL)
+    give_up = time.monotonic() + 60
+    while store.pid in (engine, None) or not children_of(store.pid):
+        assert time.monotonic() < give_up, "the engine's process was not started again"
+        await asyncio.sleep(0.02)
+    assert children_of(store.pid) != [graph]
+    while True:
+        try:
+            check(await everything(store), rows, set(range(N + 1)))
+            break
+        except StoreUnavailable:
+            assert time.monotonic() < give_up, "the graph was not served again"
+            await asyncio.sleep(0.02)
+    assert await indexed(store) >= N
+    (graph,) = children_of(store.pid)
+    await store.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(graph, 0)
+
+
+async def test_a_graph_whose_process_cannot_start_says_why(with_graph):
+    segment = next((with_graph / "collections" / "digits@1" / "2" / "segments").iterdir())
+    (segment / "segment.json").write_text("not json")
+    store = Store(f"edge://{with_graph}")
+    with pytest.raises(StoreUnavailable, match="Its words are in the log"):
+        await store.open()
+
+
 async def test_a_collection_that_cannot_be_looked_at_leaves_the_others_their_graphs(tmp_path, rows, caplog):
-    catalogue = Catalogue(tmp_path / "index")
+    async def start(shard: Path, before: Before) -> Apart:
+        return await Apart.start(shard, before, address="127.0.0.1:0", lock=catalogue.lock, lost=lambda: None)
+
+    catalogue = Catalogue(tmp_path / "index", start=start)
     catalogue.create("broken@1", dim=DIM)
     catalogue.create("digits@1", dim=DIM)
     broken, whole = catalogue.collections.values()
-    broken.shard.close()
-    whole.upsert([qdrant_edge.Point(n, rows[n].tolist()) for n in range(200)], size=200 * DIM * 4)
+    broken.host.shard.close()
+    whole.host.shard.upsert([qdrant_edge.Point(n, rows[n].tolist()) for n in range(200)], size=200 * DIM * 4)
     indexer = asyncio.create_task(Indexer(catalogue, index_bytes=100 * DIM * 4).run())
     give_up = time.monotonic() + 120
     while whole.description.shard == 1 and not indexer.done():
@@ -107,10 +194,10 @@ async def test_a_collection_that_cannot_be_looked_at_leaves_the_others_their_gra
     indexer.cancel()
     await asyncio.wait([indexer])
     assert indexer.cancelled()
-    assert whole.shard.info().indexed_vectors_count == 200
-    assert "broken@1 stays without" in caplog.text
+    assert (await whole.host.describe()).indexed_vectors_count == 200
+    assert "broken@1 stays as it is" in caplog.text
     del catalogue.collections["broken@1"]
-    catalogue.close()
+    await catalogue.close()
 
 
 async def recall(store, rows, numbers) -> float:
