@@ -134,6 +134,7 @@ async def measure(count: int, dim: int, writers: int, queries: int, pause: float
             here, there = get_context("spawn").Pipe()
             searcher = get_context("spawn").Process(target=_search_beside, args=(store.target, asked, pause, there))
             searcher.start()
+            there.close()
             seconds = await _write(store, rows, labels, writers)
             written = time.perf_counter()
             await asyncio.to_thread(_wait_for_graph, store.folder)

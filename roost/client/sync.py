@@ -1,12 +1,10 @@
 """The blocking client."""
 
-import queue
-import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from typing import Any, Literal, Self, TypeAlias, TypeVar, overload
+from contextlib import contextmanager
+from typing import Any, Literal, Self, TypeVar, overload
 
 import grpc
 import numpy as np
@@ -22,15 +20,13 @@ from roost.client.channel import (
     metadata,
     options,
 )
+from roost.client.streams import Stream
 from roost.clusters import Placement
 from roost.errors import RoostError, UnknownModel
 from roost.v1 import gateway_pb2 as pb
 from roost.v1.gateway_pb2_grpc import GatewayServiceStub
 
 T = TypeVar("T")
-Answers: TypeAlias = "queue.SimpleQueue[pb.IngestItemsResponse | RoostError | None]"
-"""Of a stream; none follows the last."""
-TURN = 0.2  # seconds
 
 
 class Client:
@@ -68,6 +64,7 @@ class Client:
             grpc.insecure_channel(target, made) if tls is None else grpc.secure_channel(target, tls.credentials(), made)
         )
         self._stub = GatewayServiceStub(self._channel)
+        self._streams: set[Stream] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -77,6 +74,8 @@ class Client:
 
     def close(self) -> None:
         """End what is running and let go of the connection."""
+        for stream in list(self._streams):
+            stream.end()
         self._channel.close()
 
     @overload
@@ -138,51 +137,31 @@ class Client:
         Yields:
             One outcome per item, in order; a bad item fails alone.
         """
-        sent: queue.SimpleQueue[pb.IngestItemsRequest | None] = queue.SimpleQueue()
-        answers: Answers = queue.SimpleQueue()
         waiting: deque[pb.IngestItemsRequest | Outcome] = deque()
         entries = (
             requests.ingest_entry(item, model=model, skip_existing=skip_existing, max_bytes=self._max_bytes)
             for item in items
         )
-        call = self._stub.IngestItems(iter(sent.get, None), metadata=self._metadata)
-        threading.Thread(target=self._receive, args=(call, answers), daemon=True).start()
+        stream = Stream(
+            lambda sent: self._stub.IngestItems(sent, metadata=self._metadata),
+            target=self.target,
+            timeout=self._timeout,
+        )
+        self._streams.add(stream)
         try:
             while True:
                 while len(waiting) < in_flight and (entry := next(entries, None)) is not None:
                     waiting.append(entry)
                     if not isinstance(entry, Outcome):
-                        sent.put(entry)
+                        stream.send(entry)
                 if not waiting:
-                    sent.put(None)
-                    with suppress(queue.Empty):  # all is answered: how and when the stream ends changes nothing
-                        _next(answers, timeout=self._timeout)
+                    stream.finish()
                     return
                 head = waiting.popleft()
-                yield head if isinstance(head, Outcome) else responses.to_outcome(self._take(answers))
+                yield head if isinstance(head, Outcome) else responses.to_outcome(stream.take())
         finally:
-            sent.put(None)  # frees the thread of gRPC that waits for the next request
-            call.cancel()  # does nothing to a stream that has ended
-
-    def _receive(self, call: Any, answers: Answers) -> None:
-        """Move a stream's answers into a queue, whose reader can wait with a timeout."""
-        try:
-            for response in call:
-                answers.put(response)
-            answers.put(None)
-        except grpc.RpcError as error:
-            answers.put(status.from_rpc(error, target=self.target, timeout=self._timeout))
-
-    def _take(self, answers: Answers) -> pb.IngestItemsResponse:
-        try:
-            answer = _next(answers, timeout=self._timeout)
-        except queue.Empty:
-            raise status.no_answer(self.target, self._timeout)
-        if answer is None:
-            raise status.ended_early(self.target)
-        if isinstance(answer, RoostError):
-            raise answer
-        return answer
+            stream.end()
+            self._streams.discard(stream)
 
     def search(
         self,
@@ -278,9 +257,10 @@ class Client:
             while waiting:
                 yield waiting[0][0], self._answer(method, *waiting.popleft()[1:])
         finally:
-            for _, call, _ in waiting:
-                if call is not None:
+            while waiting:  # let go of, not only cancelled: see `Stream`
+                if (call := waiting.pop()[1]) is not None:
                     call.cancel()
+                del call
 
     def _begin(self, method: str, request: Any) -> Any:
         return getattr(self._stub, method).future(request, timeout=self._timeout, metadata=self._metadata)
@@ -312,14 +292,3 @@ class Client:
             yield
         except grpc.RpcError as error:
             raise status.from_rpc(error, target=self.target, timeout=self._timeout) from error
-
-
-def _next(answers: Answers, *, timeout: float) -> pb.IngestItemsResponse | RoostError | None:
-    """Wait in short turns: Python sleeps through a Ctrl-C that comes just before a wait, however long that is."""
-    until = time.monotonic() + timeout
-    while True:
-        try:
-            return answers.get(timeout=min(TURN, max(0.0, until - time.monotonic())))
-        except queue.Empty:
-            if time.monotonic() >= until:
-                raise

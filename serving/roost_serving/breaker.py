@@ -33,7 +33,8 @@ class Breaker:
         self._part, self._error, self._observe = part, error, observe
         self._failures = 0
         self._last: RoostError | None = None
-        self._calls: set[asyncio.Timeout] = set()
+        self._calls: dict[asyncio.Timeout, float] = {}
+        """Calls under way, oldest first, and when each began."""
         observe(False)
 
     async def guard(self, call: Callable[..., Awaitable[R]], *args: Any, **named: Any) -> R:
@@ -47,11 +48,11 @@ class Breaker:
         limit = asyncio.timeout(None)
         try:
             async with limit:
-                self._calls.add(limit)
+                self._calls[limit] = asyncio.get_running_loop().time()
                 try:
                     result = await call(*args, **named)
                 finally:
-                    self._calls.discard(limit)
+                    self._calls.pop(limit, None)
         except ModelUnavailable:  # calls for other models must go on
             self._failures = 0
             raise
@@ -67,6 +68,11 @@ class Breaker:
         self._failures = 0
         return result
 
+    def waited(self) -> float:
+        """Seconds that the oldest call under way has been waiting for an answer; 0 where there is none."""
+        begun = next(iter(self._calls.values()), None)
+        return 0.0 if begun is None else asyncio.get_running_loop().time() - begun
+
     def saw(self, *, up: bool) -> None:
         """The part was seen to answer, or not to."""
         self._failures = 0 if up else self._failures + 1
@@ -77,7 +83,7 @@ class Breaker:
             self.open = now_open
             self._observe(now_open)
             if now_open:
-                waiting, self._calls = self._calls, set()
+                waiting, self._calls = self._calls, {}
                 for call in waiting:  # they would wait for their deadlines, in vain
                     call.reschedule(asyncio.get_running_loop().time())
 

@@ -33,6 +33,10 @@ NEEDS = {
 still embeds, so that it stays ready: see docs/decisions/0010."""
 
 PERIOD_SECONDS = 2.0
+GLANCE_SECONDS = 0.1
+PATIENCE_SECONDS = 0.2
+"""A store that has not answered a call for so long is asked at once whether it answers at all, and has as long to say.
+A backend is not: a full one may take its time."""
 log = logging.getLogger(__name__)
 
 
@@ -45,13 +49,13 @@ class Health:
         self._pipeline = pipeline
         self._metrics = metrics
         self._breakers = breakers
-        self._watch: asyncio.Task[None] | None = None
+        self._watch: list[asyncio.Task[None]] = []
 
     async def begin(self) -> None:
         """Look once, then go on looking until `drain`."""
         await self.servicer.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
         await self.look()
-        self._watch = asyncio.create_task(self._keep_looking())
+        self._watch = [asyncio.create_task(watch) for watch in (self._keep_looking(), self._keep_glancing())]
 
     async def look(self) -> None:
         """Ask both parts and tell what they said."""
@@ -61,16 +65,19 @@ class Health:
         for part, error in answers.items():
             if error is not None and not isinstance(error, RoostError) and self.parts.get(part, True):
                 log.error("the %s could not be asked, so it counts as down", part, exc_info=error)
-        self.parts = {part: error is None or isinstance(error, ModelUnavailable) for part, error in answers.items()}
-        for part, up in self.parts.items():
-            self._metrics.ready.labels(part).set(up)
-            self._breakers[part].saw(up=up)
+        for part, error in answers.items():
+            self._saw(part, up=error is None or isinstance(error, ModelUnavailable))
         await self._say()
+
+    def _saw(self, part: str, *, up: bool) -> None:
+        self.parts = self.parts | {part: up}
+        self._metrics.ready.labels(part).set(up)
+        self._breakers[part].saw(up=up)
 
     async def drain(self) -> None:
         """Say NOT_SERVING from now on."""
-        if self._watch is not None:
-            self._watch.cancel()
+        for task in self._watch:
+            task.cancel()
         self.parts = dict.fromkeys(self.parts, False)
         await self._say()
 
@@ -92,8 +99,20 @@ class Health:
             await asyncio.sleep(PERIOD_SECONDS)
             await self.look()
 
+    async def _keep_glancing(self) -> None:
+        """Find out soon about a store that hangs: its callers would wait until it has been looked at twice."""
+        while True:
+            await asyncio.sleep(GLANCE_SECONDS)
+            if self._breakers[STORE].waited() < PATIENCE_SECONDS:
+                continue
+            try:
+                await _ping(self._pipeline.store, timeout=PATIENCE_SECONDS)
+            except Exception:  # the next look says what it is
+                self._saw(STORE, up=False)
+                await self._say()
 
-async def _ping(part: Backend | Store) -> None:
+
+async def _ping(part: Backend | Store, *, timeout: float = PERIOD_SECONDS) -> None:
     """Ask a part, and believe it to be down where it minds no timeout."""
-    async with asyncio.timeout(2 * PERIOD_SECONDS):
-        await part.ping(timeout=PERIOD_SECONDS)
+    async with asyncio.timeout(2 * timeout):
+        await part.ping(timeout=timeout)

@@ -171,6 +171,40 @@ async def test_a_gateway_whose_store_is_away_embeds_and_does_not_search(looked, 
     assert await serving_services(gateway) == {"", "readiness", GATEWAY} | methods
 
 
+@pytest.fixture
+def hung(monkeypatch):
+    """A store whose searches get no answer, and that says by `answers` whether it is there."""
+
+    class Hung:
+        answers = True
+
+    async def search(self, *arguments, **named):
+        await asyncio.sleep(60)
+
+    async def ping(self, *, timeout=None):
+        if not Hung.answers:
+            raise StoreUnavailable("The store is away.")
+
+    monkeypatch.setattr("roost_serving.health.PERIOD_SECONDS", 60)
+    monkeypatch.setattr(memory.Store, "search", search)
+    monkeypatch.setattr(memory.Store, "ping", ping)
+    return Hung
+
+
+async def test_a_store_that_hangs_is_found_out_by_those_who_wait_and_a_slow_one_is_waited_for(
+    hung, gateway, stub, digits
+):
+    request = pb.SearchItemsRequest(model="digits", item=pb.Item(image=digits[0]))
+    waiting = asyncio.ensure_future(stub.SearchItems(request, timeout=30))
+    assert not (await asyncio.wait([waiting], timeout=1.5))[0]
+    hung.answers = False
+    with pytest.raises(grpc.aio.AioRpcError) as ended:
+        await asyncio.wait_for(waiting, 20)
+    assert ended.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert f"{GATEWAY}/SearchItems" not in await serving_services(gateway)
+    await stub.EmbedItems(pb.EmbedItemsRequest(model="digits", items=[pb.Item(image=digits[0])]))
+
+
 async def test_a_caller_without_stubs_finds_its_way_by_reflection(gateway, digits):
     """A plain gRPC channel that knows nothing but the address."""
     async with grpc.aio.insecure_channel(gateway.address) as channel:

@@ -5,7 +5,6 @@ Opening a shard with a graph takes up to a second or more, in which the one that
 
 import argparse
 import asyncio
-import sys
 from pathlib import Path
 
 import grpc
@@ -14,14 +13,14 @@ from roost.errors import DiskFull
 from roost_serving import logs
 from roost_serving.edge.errors import Refused
 from roost_serving.edge.hosts import FLUSH, SERVICE
-from roost_serving.edge.points import Context, Points, describe
+from roost_serving.edge.points import Context, ShardPoints, describe
 from roost_serving.edge.process import die_with_parent, say_error, stop_event, wait_to_begin
 from roost_serving.edge.protocol import qdrant
 from roost_serving.edge.serving import keep_flushed, new_server, serve_until
 from roost_serving.edge.shard import Shard
 
 
-class Description(qdrant.CollectionsServicer):
+class ShardDescription(qdrant.CollectionsServicer):
     """Describes the shard.
 
     Args:
@@ -52,8 +51,8 @@ async def serve(folder: Path, address: str) -> None:
         return b""
 
     server = new_server()
-    qdrant.add_PointsServicer_to_server(Points(shard), server)
-    qdrant.add_CollectionsServicer_to_server(Description(shard), server)
+    qdrant.add_PointsServicer_to_server(ShardPoints(shard), server)
+    qdrant.add_CollectionsServicer_to_server(ShardDescription(shard), server)
     handlers = {FLUSH: grpc.unary_unary_rpc_method_handler(flush)}
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, handlers)])
     await serve_until(stop, server, address, lambda: keep_flushed(lambda: [shard]))
@@ -73,4 +72,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -34,7 +34,7 @@ class Catalogue:
 
     Args:
         folder: Made where it does not exist.
-        start: Starts a process for a shard that has a graph.
+        start: Starts a process for a shard.
 
     Raises:
         BadSettings: Another process has the folder open, or it cannot be written.
@@ -52,17 +52,24 @@ class Catalogue:
         """Open every collection, and remove what this program began and never finished; the rest is left alone."""
         path = self.folder / ALIASES
         self.aliases = json.loads(path.read_bytes()) if path.exists() else {}
+        opening = {}
         for path in sorted((self.folder / COLLECTIONS).iterdir()):
             if is_unfinished(path):
                 shutil.rmtree(path)
             elif NAME.fullmatch(path.name) and (path / CONFIG).is_file():
-                self.collections[path.name] = await Collection.open(path, self.start)
+                opening[path.name] = Collection.open(path, self.start)
             else:
                 _log.warning("%s is no collection, and is left alone", path)
 
+        opened = await asyncio.gather(*opening.values())
+        self.collections = dict(zip(opening, opened, strict=True))
+
     async def close(self) -> None:
         """Flush and close every collection, then release the folder."""
-        await asyncio.gather(*(collection.host.close() for collection in self.collections.values()))
+        closing = [collection.host.close() for collection in self.collections.values()]
+        for error in await asyncio.gather(*closing, return_exceptions=True):
+            if isinstance(error, Exception):
+                _log.error("a collection was not closed, and stays in its log: %s", error)
         self.collections.clear()
         os.close(self.lock)
 

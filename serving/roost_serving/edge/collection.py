@@ -3,12 +3,14 @@
 import asyncio
 import json
 import shutil
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
 from roost.artifact import replace_bytes
+from roost_serving.edge.errors import Lost
 from roost_serving.edge.hosts import Before, Here, Host
 from roost_serving.edge.protocol import qdrant
 from roost_serving.edge.shard import RESERVE_BYTES, Shard, require_space
@@ -77,11 +79,12 @@ class Collection:
 
         Args:
             folder: Of the collection.
-            start: Starts a process for a shard that has a graph; the first has none.
+            start: Starts a process for a shard, if it is not the first, which has no graph.
         """
         description = Description(**json.loads((folder / CONFIG).read_bytes()))
         shard = folder / str(description.shard)
         host = Here(shard) if description.shard == FIRST_SHARD else await start(shard, nothing)
+        host.take_up()
         collection = cls(folder, description, host)
         collection.remove_left_over()
         return collection
@@ -110,7 +113,7 @@ class Collection:
             request: Its message.
             written: Gives the ids of the points that it writes or deletes.
         """
-        while not self._writable.is_set():
+        while not self._writable.is_set():  # again, for it may be held anew before this goes on
             await self._writable.wait()
         task = asyncio.create_task(self._write(method, request, written))
         self._writes.add(task)
@@ -142,6 +145,7 @@ class Collection:
 
     async def move_out(self, start: StartApart) -> None:
         """Serve the shard from a process of its own; calls wait while this one closes it and that one opens it."""
+        require_space(self.folder, needed=RESERVE_BYTES)
 
         async def leave() -> None:
             await self.hold()
@@ -150,13 +154,20 @@ class Collection:
 
         try:
             self.host = await start(self.shard_folder, leave)
+            self.host.take_up()
         except BaseException:
             if not self._readable.is_set():
-                self.host = Here(self.shard_folder)
+                self.host = self._open_again()
             raise
         finally:
             self.release()
             self._readable.set()
+
+    def _open_again(self) -> Here:
+        try:
+            return Here(self.shard_folder)
+        except Exception as error:  # the engine's errors are bare Exceptions
+            raise Lost(f"{self.folder.name} was closed and cannot be opened") from error
 
     async def bring_up_to_date(self, fresh: Host, *, step: int) -> None:
         """Write to a copy what was written here since it was made, but for what comes meanwhile.
@@ -165,14 +176,15 @@ class Collection:
             fresh: The copy.
             step: Points at a time.
         """
-        steps = iter(range(0, len(self.changed or ()), step))
+        changed, self.changed = self.changed or set(), set()
+        # Two at a time, so that reading and writing go on together, and no id in both: one might undo the other's.
+        lanes = [iter([*changed][lane::2]) for lane in range(2)]
 
-        async def replay() -> None:
-            for _ in steps:
-                changed = self.changed or set()
-                await self._replay(fresh, [changed.pop() for _ in range(min(step, len(changed)))])
+        async def replay(lane: Iterator[PointId]) -> None:
+            while ids := list(islice(lane, step)):
+                await self._replay(fresh, ids)
 
-        await asyncio.gather(replay(), replay())  # so that reading and writing go on at the same time
+        await asyncio.gather(*map(replay, lanes))
 
     async def _replay(self, fresh: Host, point_ids: Sequence[PointId]) -> None:
         ids = {str(point_id): to_id(point_id) for point_id in point_ids}
@@ -214,11 +226,13 @@ class Collection:
                 request = qdrant.CreateFieldIndexCollection(field_name=field, field_type=kind)
                 await fresh.call("CreateFieldIndex", request)
 
-    def swap(self, fresh: Host, number: int) -> None:
-        """Serve another shard from now on; it holds all that this one does, which the caller closes."""
+    def swap(self, fresh: Host, number: int) -> Host:
+        """Serve another shard from now on, which holds all that this one does; returned is this, to be closed."""
         _write(self.folder, replace(self.description, shard=number))
-        self.host = fresh
+        unused, self.host = self.host, fresh
         self.description = replace(self.description, shard=number)
+        fresh.take_up()
+        return unused
 
 
 async def nothing() -> None:

@@ -37,6 +37,10 @@ class Refused(Exception):
         )
 
 
+class Lost(Exception):
+    """Something that only a new process can mend."""
+
+
 def translate(error: Exception) -> Refused:
     """The status of an error that nobody foresaw: the engine's have no types, so their words decide.
 

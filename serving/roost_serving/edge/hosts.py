@@ -1,7 +1,6 @@
 """Where a collection's shard is served: in this process, or in one of its own, once it has grown."""
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ import grpc.aio
 
 from roost_serving.edge import process as processes
 from roost_serving.edge.errors import Refused
-from roost_serving.edge.points import Points, describe
+from roost_serving.edge.points import ShardPoints, describe
 from roost_serving.edge.protocol import qdrant
 from roost_serving.edge.serving import UNLIMITED
 from roost_serving.edge.shard import Shard
@@ -39,6 +38,10 @@ class Host(Protocol):
         """Write what the log holds into the segments."""
         ...
 
+    def take_up(self) -> None:
+        """From now on callers depend on it."""
+        ...
+
     async def close(self) -> None:
         """Answer what is under way, flush, and let go of the folder."""
         ...
@@ -53,7 +56,7 @@ class Here:
 
     def __init__(self, folder: Path) -> None:
         self.shard = Shard(folder)
-        self._points = Points(self.shard)
+        self._points = ShardPoints(self.shard)
 
     async def call(self, method: str, request: Any, *, timeout: float | None = None) -> Any:
         """Answer at once."""
@@ -66,6 +69,9 @@ class Here:
     async def flush(self) -> None:
         """At once."""
         self.shard.flush()
+
+    def take_up(self) -> None:
+        """Changes nothing."""
 
     async def close(self) -> None:
         """At once; nothing is under way."""
@@ -81,7 +87,9 @@ class Apart:
         self._points = qdrant.PointsStub(self._channel)
         self._collections = qdrant.CollectionsStub(self._channel)
         self._flush = self._channel.unary_unary(f"/{SERVICE}/{FLUSH}")
-        self._watch = asyncio.create_task(self._tell(lost))
+        self._lost = lost
+        self._watch: asyncio.Task[None] | None = None
+        self._calls: set[grpc.aio.Call] = set()
 
     @classmethod
     async def start(cls, folder: Path, before: Before, *, address: str, lock: int, lost: Callable[[], None]) -> Self:
@@ -92,7 +100,7 @@ class Apart:
             before: Awaited before it opens the folder.
             address: `unix:PATH` where it shall listen, or `HOST:0`.
             lock: A descriptor that locks all the folders, held by the process too while it lives.
-            lost: Called once, if the process ends before it is told to.
+            lost: Called once, if the process ends by itself after it was taken up.
 
         Raises:
             RoostError: It did not start.
@@ -107,8 +115,7 @@ class Apart:
         """Have the process answer.
 
         Raises:
-            Refused: UNAVAILABLE, where it is gone.
-            grpc.aio.AioRpcError: What it answered, of the same kinds as in this process.
+            Refused: UNAVAILABLE, where it is gone; else what it said.
         """
         return await self._reached(getattr(self._points, method)(request, timeout=timeout))
 
@@ -121,22 +128,32 @@ class Apart:
         await self._reached(self._flush(b""))
 
     async def _reached(self, call: Any) -> Any:
+        self._calls.add(call)
         try:
             return await call
         except grpc.aio.AioRpcError as error:
-            if error.code() == grpc.StatusCode.UNAVAILABLE:  # its words name the socket
+            if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):  # its words name the socket
                 raise Refused(grpc.StatusCode.UNAVAILABLE, "The process of the collection is gone") from error
-            raise
+            raise Refused(error.code(), error.details() or "") from error
+        finally:
+            self._calls.discard(call)
+
+    def take_up(self) -> None:
+        """Tell of its loss from now on; before, only the calls to it fail."""
+        self._watch = asyncio.create_task(self._tell())
 
     async def close(self) -> None:
-        """Have the process answer what it was asked, flush and end."""
-        self._watch.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._watch
+        """Wait for the answers to all that was asked, and have the process flush and end."""
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.wait([self._watch])
+        while self._calls:
+            await asyncio.gather(*(call.code() for call in self._calls))
+            await asyncio.sleep(0)
         await processes.end(self._process)
         await self._channel.close()
 
-    async def _tell(self, lost: Callable[[], None]) -> None:
+    async def _tell(self) -> None:
         code = await self._process.wait()
         _log.error("The process of a shard died with %s", code)
-        lost()
+        self._lost()

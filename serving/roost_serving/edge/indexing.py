@@ -1,6 +1,7 @@
 """Builds HNSW graphs for collections that have outgrown exact scans, in another process, while this one serves them."""
 
 import asyncio
+import contextlib
 import logging
 import shutil
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 from roost_serving.edge.catalogue import Catalogue
 from roost_serving.edge.collection import Collection, nothing
+from roost_serving.edge.errors import Lost
 from roost_serving.edge.hosts import Here
 from roost_serving.edge.shard import RESERVE_BYTES
 
@@ -62,6 +64,8 @@ class Indexer:
     async def _guard(self, collection: Collection, work: Coroutine[Any, Any, None]) -> None:
         try:
             await work
+        except Lost:
+            raise
         except Exception as error:  # the engine's errors are bare Exceptions, and the other collections go on
             self._note_failure(collection, str(error))
 
@@ -74,6 +78,7 @@ class Indexer:
         if isinstance(collection.host, Here):
             if beside >= self.index_bytes // MOVE_OUT << failures:
                 await collection.move_out(self.catalogue.start)
+                self._failures.pop(collection.folder, None)
             return
         idle = self._building is None or self._building.done()
         if idle and beside >= max(self.index_bytes, indexed // GROWTH) << failures:
@@ -81,7 +86,7 @@ class Indexer:
 
     async def _build(self, collection: Collection) -> None:
         target = collection.folder / str(collection.description.shard + 1)
-        used = sum(path.stat().st_blocks * 512 for path in collection.shard_folder.rglob("*"))
+        used = _used_bytes(collection.shard_folder)
         if shutil.disk_usage(collection.folder).free < RESERVE_BYTES + 3 * used:
             self._note_failure(collection, "there is too little space on the disk")
             return
@@ -118,17 +123,17 @@ class Indexer:
         """Serve the copy with its graph, in a process that opens it while the shard before is searched."""
         fresh = unused = await self.catalogue.start(target, nothing)
         try:
+            await collection.index_as_here(fresh)
+            await collection.warm(fresh)
             for _ in range(REPLAY_PASSES):
                 await collection.bring_up_to_date(fresh, step=REPLAY_POINTS)
-            await collection.warm(fresh)
-            await fresh.flush()  # so that little is left to do while writes wait
+                await fresh.flush()  # so that little is left to do while writes wait
             await collection.hold()
             while collection.changed:
                 await collection.bring_up_to_date(fresh, step=REPLAY_POINTS)
             await collection.index_as_here(fresh)
             await fresh.flush()
-            unused = collection.host
-            collection.swap(fresh, int(target.name))
+            unused = collection.swap(fresh, int(target.name))
         finally:
             collection.release()
             await unused.close()
@@ -138,3 +143,12 @@ class Indexer:
     def _note_failure(self, collection: Collection, reason: str) -> None:
         self._failures[collection.folder] = self._failures.get(collection.folder, 0) + 1
         _log.warning("%s stays as it is: %s", collection.folder.name, reason)
+
+
+def _used_bytes(folder: Path) -> int:
+    """What a folder takes on the disk, while another process writes to it."""
+    used = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            used += path.stat().st_blocks * 512
+    return used

@@ -3,7 +3,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import grpc.aio
@@ -30,7 +30,7 @@ _FIELD_TYPES = {
 }
 
 
-class Points(qdrant.PointsServicer):
+class ShardPoints(qdrant.PointsServicer):
     """Writes, finds and counts points.
 
     Args:
@@ -44,12 +44,15 @@ class Points(qdrant.PointsServicer):
     async def Upsert(self, request: "qdrant.UpsertPoints", context: Context = None) -> "qdrant.PointsOperationResponse":
         """Write points; COMPLETED once the engine has logged and applied them all."""
         size = request.ByteSize()
-        self.shard.check_space(size)  # all of them or none
         async with self._turn:  # one request after another, so that whoever sent the first makes the next meanwhile
+            self.shard.check_space(size)
+            _check([point.vectors.vector for point in request.points])
             for first in range(0, len(request.points), STEP_POINTS):
                 step = request.points[first : first + STEP_POINTS]
                 points = [
-                    qdrant_edge.Point(from_id(point.id), _vector(point.vectors.vector), from_payload(point.payload))
+                    qdrant_edge.Point(
+                        from_id(point.id), from_dense(point.vectors.vector.dense).tolist(), from_payload(point.payload)
+                    )
                     for point in step
                 ]
                 self.shard.upsert(points, size=size * len(step) // len(request.points))
@@ -61,7 +64,8 @@ class Points(qdrant.PointsServicer):
         """Delete points by id."""
         if request.points.WhichOneof("points_selector_one_of") != "points":
             raise Refused.invalid("The embedded store deletes points by id, and not by filter")
-        self.shard.delete([from_id(point_id) for point_id in request.points.points.ids])
+        async with self._turn:
+            self.shard.delete([from_id(point_id) for point_id in request.points.points.ids])
         return _completed()
 
     async def CreateFieldIndex(
@@ -71,7 +75,8 @@ class Points(qdrant.PointsServicer):
         kind = _FIELD_TYPES.get(request.field_type)
         if kind is None:
             raise Refused.invalid(f"The embedded store has no payload index of type {request.field_type}")
-        self.shard.index(request.field_name, kind)
+        async with self._turn:
+            self.shard.index(request.field_name, kind)
         return _completed()
 
     async def Get(self, request: "qdrant.GetPoints", context: Context = None) -> "qdrant.GetResponse":
@@ -157,14 +162,16 @@ def describe(shard: Shard) -> "qdrant.CollectionInfo":
     )
 
 
+def _check(vectors: Sequence["qdrant.Vector"]) -> None:
+    """Refuse vectors before any is written; of one length, they fit the shard or the first step is refused whole."""
+    if any(vector.WhichOneof("vector") != "dense" for vector in vectors):
+        raise Refused.invalid("The embedded store holds one unnamed dense vector a point")
+    if len({len(vector.dense.data) for vector in vectors}) > 1:
+        raise Refused.invalid("Vector dimension error")
+
+
 def _filter(request: "qdrant.QueryPoints | qdrant.ScrollPoints | qdrant.CountPoints | qdrant.FacetCounts") -> Any:
     return to_filter(request.filter) if request.HasField("filter") else None
-
-
-def _vector(vector: "qdrant.Vector") -> list[float]:
-    if vector.WhichOneof("vector") != "dense":
-        raise Refused.invalid("The embedded store holds one unnamed dense vector a point")
-    return from_dense(vector.dense).tolist()
 
 
 def _vectors(vector: Any) -> "qdrant.VectorsOutput | None":

@@ -17,7 +17,7 @@ from roost_serving.edge.serving import keep_flushed, new_server, serve_until
 
 
 async def serve(folder: Path, *, address: str, index_bytes: int) -> None:
-    """Serve a folder until a signal comes, standard input ends or the process of a shard is lost.
+    """Serve a folder until a signal comes, standard input ends or something is lost.
 
     Args:
         folder: The index; made where it does not exist.
@@ -25,7 +25,8 @@ async def serve(folder: Path, *, address: str, index_bytes: int) -> None:
         index_bytes: Build an HNSW graph once this many bytes of vectors lie outside one.
 
     Raises:
-        SystemExit: With 1, where the process of a shard was lost: whoever started this one starts all of them again.
+        SystemExit: With 1, where the process of a shard was lost, or a shard: whoever started this one starts all of
+            them again.
     """
     stop, lost, numbers = stop_event(), asyncio.Event(), count(1)
 
@@ -33,13 +34,21 @@ async def serve(folder: Path, *, address: str, index_bytes: int) -> None:
         lost.set()
         stop.set()
 
+    if address.startswith("unix:"):
+        for left_over in Path(address.removeprefix("unix:")).parent.glob(f"{Path(address).name}.*"):
+            left_over.unlink()
+
     async def start(shard: Path, before: Before) -> Apart:
         beside = f"{address}.{next(numbers)}" if address.startswith("unix:") else f"{address.rpartition(':')[0]}:0"
         return await Apart.start(shard, before, address=beside, lock=catalogue.lock, lost=lose)
 
     try:
         catalogue = Catalogue(folder, start=start)
-        await catalogue.open()
+        opening, stopping = asyncio.create_task(catalogue.open()), asyncio.create_task(stop.wait())
+        await asyncio.wait([opening, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if not opening.done():
+            return
+        await opening
     except (RoostError, Refused) as error:
         say_error(DiskFull(error.message) if isinstance(error, Refused) else error)
         return
@@ -50,5 +59,5 @@ async def serve(folder: Path, *, address: str, index_bytes: int) -> None:
     indexer = Indexer(catalogue, index_bytes=index_bytes)
     await serve_until(stop, server, address, lambda: keep_flushed(catalogue.shards_here), indexer.run)
     await catalogue.close()
-    if lost.is_set():
+    if lost.is_set() or not stop.is_set():
         sys.exit(1)

@@ -8,7 +8,7 @@ import grpc.aio
 from roost_serving.edge.catalogue import Catalogue
 from roost_serving.edge.errors import Refused
 from roost_serving.edge.protocol import qdrant
-from roost_serving.edge.values import from_id
+from roost_serving.edge.values import known_ids
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -89,12 +89,12 @@ class Points(qdrant.PointsServicer):
     async def Upsert(self, request: "qdrant.UpsertPoints", context: Context) -> "qdrant.PointsOperationResponse":
         """Write points."""
         collection = self.catalogue.find(request.collection_name)
-        return await collection.write("Upsert", request, lambda: [from_id(point.id) for point in request.points])
+        return await collection.write("Upsert", request, lambda: known_ids(point.id for point in request.points))
 
     async def Delete(self, request: "qdrant.DeletePoints", context: Context) -> "qdrant.PointsOperationResponse":
         """Delete points by id."""
         collection = self.catalogue.find(request.collection_name)
-        return await collection.write("Delete", request, lambda: map(from_id, request.points.points.ids))
+        return await collection.write("Delete", request, lambda: known_ids(request.points.points.ids))
 
     async def CreateFieldIndex(
         self, request: "qdrant.CreateFieldIndexCollection", context: Context

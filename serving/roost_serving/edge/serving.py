@@ -62,13 +62,13 @@ def new_server() -> grpc.aio.Server:
 async def serve_until(
     stop: asyncio.Event, server: grpc.aio.Server, address: str, *background: Callable[[], Awaitable[None]]
 ) -> None:
-    """Listen, say so to the parent, and serve until an event, with work in the background.
+    """Listen, say so to the parent, and serve until an event, or until work in the background breaks down.
 
     Args:
-        stop: Ends it.
+        stop: Ends it; set when this returns, unless something broke down.
         server: With its services.
         address: `unix:PATH`, or `HOST:PORT` where port 0 takes a free one.
-        background: Run until then.
+        background: Runs until then.
     """
     port = server.add_insecure_port(address)
     await server.start()
@@ -76,11 +76,14 @@ async def serve_until(
     say_address(address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}")
     gc.collect()
     gc.freeze()  # what is here now stays, and need not be looked through for garbage while searches wait
-    await stop.wait()
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
     await server.stop(GRACE_SECONDS)
-    for task in tasks:
+    for task in (stopping, *tasks):
         task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    for error in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(error, Exception):
+            _log.error("work in the background broke down", exc_info=error)
 
 
 async def keep_flushed(shards: Callable[[], Iterable[Shard]]) -> None:

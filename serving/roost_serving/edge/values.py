@@ -1,6 +1,6 @@
 """Payload values, vectors and point ids, between Qdrant's messages and Python."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -71,8 +71,9 @@ def to_dense(vector: np.ndarray) -> "qdrant.DenseVector":
 def from_dense(message: "qdrant.DenseVector") -> np.ndarray:
     """Qdrant's message as a vector, in float32; the other way round."""
     count = len(message.data)
-    written = message.SerializeToString()
-    return np.frombuffer(written, "<f4", count, len(written) - 4 * count) if count else np.empty(0, "<f4")
+    if not count:
+        return np.empty(0, "<f4")
+    return np.frombuffer(message.SerializeToString(), "<f4", count, 1 + len(_varint(4 * count)))
 
 
 def _varint(number: int) -> bytes:
@@ -82,6 +83,16 @@ def _varint(number: int) -> bytes:
         number >>= 7
     written.append(number)
     return bytes(written)
+
+
+def known_ids(point_ids: Iterable["qdrant.PointId"]) -> Iterator[PointId]:
+    """Ids as the engine spells them, without those under which it stores nothing."""
+    for point_id in point_ids:
+        try:
+            found = from_id(point_id)
+            yield found if isinstance(found, int) else str(UUID(str(found)))
+        except ValueError:
+            continue
 
 
 def to_id(point_id: PointId) -> "qdrant.PointId":

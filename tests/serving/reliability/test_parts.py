@@ -86,7 +86,7 @@ async def test_triton(start_triton, triton_repository, serve, digits, soak, figu
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
-async def test_store(engine_at, repository, tmp_path, serve, digits, figures, open_loop, stub_of, fault):  # noqa: PLR0917
+async def test_store(engine_at, repository, tmp_path, serve, digits, soak, figures, open_loop, stub_of, fault):  # noqa: PLR0917
     async with engine_at(tmp_path / "index") as (url, process):
         with serve("--backend", f"onnx://{repository}", "--store", url) as gateway:
             stub = stub_of(gateway)
@@ -117,3 +117,5 @@ async def test_store(engine_at, repository, tmp_path, serve, digits, figures, op
     assert set(searched.codes) == set(again.codes) == {"UNAVAILABLE"}
     assert took < 20  # nobody waited for the 30 seconds of his deadline
     assert max(again.refused) < 1
+    if soak:
+        assert max(searched.refused) < 1

@@ -267,6 +267,14 @@ async def test_what_was_half_made_when_a_process_died_is_gone(open_store, tmp_pa
     assert not (collections / "digits@1" / "2").exists()
 
 
+async def test_a_socket_that_a_killed_process_left_is_gone(open_store, tmp_path):
+    left_over = tmp_path / "index" / "socket.7"
+    left_over.parent.mkdir()
+    left_over.touch()
+    await open_store()
+    assert not left_over.exists()
+
+
 async def test_what_others_put_beside_a_collection_is_left_alone(open_store, tmp_path):
     store = await open_store()
     await store.ensure("digits@1", dim=DIM)

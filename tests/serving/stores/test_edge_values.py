@@ -16,6 +16,12 @@ def test_a_vector_is_written_and_read_as_protobuf_does(count):
     np.testing.assert_array_equal(from_dense(qdrant.DenseVector(data=vector.tolist())), vector)
 
 
+def test_a_field_that_is_not_known_changes_nothing():
+    vector = np.array([1, 2, 3], np.float32)
+    newer = qdrant.DenseVector.FromString(to_dense(vector).SerializeToString() + b"\x98\x06\x07")
+    np.testing.assert_array_equal(from_dense(newer), vector)
+
+
 def test_other_types_of_numbers_become_float32():
     for vector in ([0.1, 0.2], np.array([0.1, 0.2]), np.array([0.1, 0.2], ">f4")):
         assert from_dense(to_dense(vector)).tolist() == np.array([0.1, 0.2], np.float32).tolist()
