@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import threading
 
 import grpc
@@ -54,6 +55,35 @@ def test_payload_and_skip_existing_reach_the_gateway(peer, call):
     (outcome,) = call(peer.target, "ingest", [Item(b"x", payload={"n": 1})], model="m", skip_existing=True)
     assert outcome.kind == "existed"
     assert seen == [({"n": 1}, True, "m")]
+
+
+@pytest.mark.parametrize("ending", ["given up", "ended by the gateway", "answered"])
+def test_a_stream_that_an_error_keeps_is_let_go_of_when_the_client_is_closed(peer, ending):
+    """Else Python lets go of it as the process exits, and may wait for ever for a lock of gRPC's stopped threads."""
+
+    def answer(requests, context):
+        yield stored(next(requests))
+        if ending == "ended by the gateway":
+            context.abort(grpc.StatusCode.INTERNAL, "no more")
+        yield from map(stored, requests)
+
+    def index(client):
+        for outcome in client.ingest(items(500 if ending == "given up" else 1 + (ending != "answered"))):
+            if ending == "given up":
+                raise ValueError(outcome.id)
+        raise ValueError("all is answered")
+
+    peer.answers["IngestItems"] = answer
+    before = calls_of_grpc()
+    with pytest.raises((ValueError, errors.RoostError)) as kept, Client(peer.target) as client:
+        index(client)
+    assert kept.value.__traceback__ is not None
+    assert calls_of_grpc() == before
+
+
+def calls_of_grpc() -> int:
+    """How many calls Python has not let go of."""
+    return sum(type(thing).__name__ == "_MultiThreadedRendezvous" for thing in gc.get_objects())
 
 
 def test_no_more_items_are_taken_than_may_be_in_flight(peer):
