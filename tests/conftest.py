@@ -20,6 +20,11 @@ SERVES = re.compile(r"serving (?P<models>.+) on (?P<address>\S+), http on (?P<ht
 PHOTOGRAPHS = ("astronaut.png", "brick.png", "camera.png", "chelsea.png", "coffee.png", "grass.png", "rocket.jpg")
 
 
+def pytest_configure() -> None:
+    """Hear Ctrl-C, which a shell has its background jobs ignore, and those that they start: tests send it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--soak`: the long forms of the tests of reliability."""
     parser.addoption("--soak", action="store_true", help="Run the tests of reliability in their long form.")

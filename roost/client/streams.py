@@ -70,7 +70,8 @@ class Stream:
         if call is not None:
             self._sent.put(None)  # frees the thread of gRPC that waits for the next request
             call.cancel()
-            self._receiver.join(END_SECONDS)
+            if threading.current_thread() is not self._receiver:  # there the garbage collector ends what nobody has
+                self._receiver.join(END_SECONDS)
 
     def _receive(self, call: Any) -> None:
         """Move the answers into a queue, whose reader can wait with a timeout."""

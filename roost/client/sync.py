@@ -1,9 +1,12 @@
 """The blocking client."""
 
+import atexit
 import time
+import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal, Self, TypeVar, overload
 
 import grpc
@@ -65,6 +68,8 @@ class Client:
         )
         self._stub = GatewayServiceStub(self._channel)
         self._streams: set[Stream] = set()
+        self._at_exit = partial(_close, weakref.ref(self))  # for whoever does not: see `Stream`
+        atexit.register(self._at_exit)
 
     def __enter__(self) -> Self:
         return self
@@ -74,6 +79,7 @@ class Client:
 
     def close(self) -> None:
         """End what is running and let go of the connection."""
+        atexit.unregister(self._at_exit)
         for stream in list(self._streams):
             stream.end()
         self._channel.close()
@@ -160,8 +166,8 @@ class Client:
                 head = waiting.popleft()
                 yield head if isinstance(head, Outcome) else responses.to_outcome(stream.take())
         finally:
-            stream.end()
             self._streams.discard(stream)
+            stream.end()
 
     def search(
         self,
@@ -292,3 +298,9 @@ class Client:
             yield
         except grpc.RpcError as error:
             raise status.from_rpc(error, target=self.target, timeout=self._timeout) from error
+
+
+def _close(client: "weakref.ref[Client]") -> None:
+    """Close a client that is still there when the process ends."""
+    if (found := client()) is not None:
+        found.close()

@@ -105,9 +105,14 @@ class Health:
             await asyncio.sleep(GLANCE_SECONDS)
             if self._breakers[STORE].waited() < PATIENCE_SECONDS:
                 continue
+            breaker = self._breakers[STORE]
             try:
                 await _ping(self._pipeline.store, timeout=PATIENCE_SECONDS)
             except Exception:  # the next look says what it is
+                breaker.saw(up=False)
+            else:
+                breaker.saw(up=True)
+            if breaker.open:
                 self._saw(STORE, up=False)
                 await self._say()
 

@@ -149,6 +149,7 @@ class Collection:
 
         async def leave() -> None:
             await self.hold()
+            await self.host.flush()  # what may fail, while all is as it was
             self._readable.clear()
             await self.host.close()
 

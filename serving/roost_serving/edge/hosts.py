@@ -1,6 +1,7 @@
 """Where a collection's shard is served: in this process, or in one of its own, once it has grown."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -147,9 +148,11 @@ class Apart:
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.wait([self._watch])
-        while self._calls:
-            await asyncio.gather(*(call.code() for call in self._calls))
-            await asyncio.sleep(0)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(processes.CLOSE_SECONDS):
+                while self._calls:
+                    await asyncio.gather(*(call.code() for call in self._calls))
+                    await asyncio.sleep(0)
         await processes.end(self._process)
         await self._channel.close()
 

@@ -13,7 +13,7 @@ from roost_serving.edge.errors import Refused
 from roost_serving.edge.filters import to_filter
 from roost_serving.edge.protocol import qdrant
 from roost_serving.edge.shard import Shard
-from roost_serving.edge.values import from_dense, from_id, from_payload, to_dense, to_id, to_payload
+from roost_serving.edge.values import from_dense, from_id, from_payload, known_ids, to_dense, to_id, to_payload
 
 Context = grpc.aio.ServicerContext[Any, Any] | None
 
@@ -46,7 +46,7 @@ class ShardPoints(qdrant.PointsServicer):
         size = request.ByteSize()
         async with self._turn:  # one request after another, so that whoever sent the first makes the next meanwhile
             self.shard.check_space(size)
-            _check([point.vectors.vector for point in request.points])
+            _check(request.points)
             for first in range(0, len(request.points), STEP_POINTS):
                 step = request.points[first : first + STEP_POINTS]
                 points = [
@@ -162,12 +162,14 @@ def describe(shard: Shard) -> "qdrant.CollectionInfo":
     )
 
 
-def _check(vectors: Sequence["qdrant.Vector"]) -> None:
-    """Refuse vectors before any is written; of one length, they fit the shard or the first step is refused whole."""
-    if any(vector.WhichOneof("vector") != "dense" for vector in vectors):
+def _check(points: Sequence["qdrant.PointStruct"]) -> None:
+    """Refuse points before any is written; of one length, they fit the shard or the first step is refused whole."""
+    if any(point.vectors.vector.WhichOneof("vector") != "dense" for point in points):
         raise Refused.invalid("The embedded store holds one unnamed dense vector a point")
-    if len({len(vector.dense.data) for vector in vectors}) > 1:
+    if len({len(point.vectors.vector.dense.data) for point in points}) > 1:
         raise Refused.invalid("Vector dimension error")
+    if sum(1 for _ in known_ids(point.id for point in points)) < len(points):
+        raise Refused.invalid("Wrong input: a point's id is neither a number nor a UUID")
 
 
 def _filter(request: "qdrant.QueryPoints | qdrant.ScrollPoints | qdrant.CountPoints | qdrant.FacetCounts") -> Any:

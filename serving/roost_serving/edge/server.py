@@ -34,16 +34,15 @@ async def serve(folder: Path, *, address: str, index_bytes: int) -> None:
         lost.set()
         stop.set()
 
-    if address.startswith("unix:"):
-        for left_over in Path(address.removeprefix("unix:")).parent.glob(f"{Path(address).name}.*"):
-            left_over.unlink()
-
     async def start(shard: Path, before: Before) -> Apart:
         beside = f"{address}.{next(numbers)}" if address.startswith("unix:") else f"{address.rpartition(':')[0]}:0"
         return await Apart.start(shard, before, address=beside, lock=catalogue.lock, lost=lose)
 
     try:
-        catalogue = Catalogue(folder, start=start)
+        catalogue = Catalogue(folder, start=start)  # from here on no other process has the folder
+        if address.startswith("unix:"):
+            for left_over in Path(address.removeprefix("unix:")).parent.glob(f"{Path(address).name}.*"):
+                left_over.unlink()
         opening, stopping = asyncio.create_task(catalogue.open()), asyncio.create_task(stop.wait())
         await asyncio.wait([opening, stopping], return_when=asyncio.FIRST_COMPLETED)
         if not opening.done():
