@@ -1,7 +1,6 @@
 """Where a collection's shard is served: in this process, or in one of its own, once it has grown."""
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -148,13 +147,16 @@ class Apart:
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.wait([self._watch])
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(processes.CLOSE_SECONDS):
                 while self._calls:
                     await asyncio.gather(*(call.code() for call in self._calls))
                     await asyncio.sleep(0)
-        await processes.end(self._process)
-        await self._channel.close()
+        except TimeoutError:
+            _log.warning("the process of a shard left calls unanswered")
+        finally:
+            await processes.end(self._process)
+            await self._channel.close()
 
     async def _tell(self) -> None:
         code = await self._process.wait()

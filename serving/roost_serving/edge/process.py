@@ -96,14 +96,18 @@ async def _hear(process: Process, place: str) -> str:
 
 
 async def end(process: Process) -> None:
-    """Let a process end by itself, by closing its standard input; kill it where it does not."""
+    """Let a process end by itself, by closing its standard input; kill it where it does not, or nobody waits for it."""
     if process.stdin is not None:
         process.stdin.close()
     try:
-        await asyncio.wait_for(process.wait(), CLOSE_SECONDS)
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await process.wait()
     except TimeoutError:
-        process.kill()
-        await process.wait()
+        pass
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 def die_with_parent() -> None:
