@@ -101,18 +101,18 @@ class Health:
 
     async def _keep_glancing(self) -> None:
         """Find out soon about a store that hangs: its callers would wait until it has been looked at twice."""
+        breaker = self._breakers[STORE]
         while True:
             await asyncio.sleep(GLANCE_SECONDS)
-            if self._breakers[STORE].waited() < PATIENCE_SECONDS:
+            if breaker.waited() < PATIENCE_SECONDS:
                 continue
-            breaker = self._breakers[STORE]
             try:
                 await _ping(self._pipeline.store, timeout=PATIENCE_SECONDS)
             except Exception:  # the next look says what it is
                 breaker.saw(up=False)
             else:
                 breaker.saw(up=True)
-            if breaker.open:
+            if breaker.open:  # one slow answer is nothing to tell a load balancer
                 self._saw(STORE, up=False)
                 await self._say()
 

@@ -1,4 +1,4 @@
-"""Builds HNSW graphs for collections that have outgrown exact scans, in another process, while this one serves them."""
+"""Looks after collections that grow: moves their shards out of this process, and has HNSW graphs built for them."""
 
 import asyncio
 import contextlib
@@ -131,7 +131,7 @@ class Indexer:
             await collection.hold()
             while collection.changed:
                 await collection.bring_up_to_date(fresh, step=REPLAY_POINTS)
-            await collection.index_as_here(fresh)
+            await collection.index_as_here(fresh)  # if one more has come since: nothing, as a rule
             await fresh.flush()
             unused = collection.swap(fresh, int(target.name))
         finally:

@@ -131,6 +131,20 @@ async def test_calls_of_many_are_answered_while_a_shard_moves_and_is_swapped(col
     assert (await collection.describe()).indexed_vectors_count == N
 
 
+async def test_a_collection_that_cannot_be_looked_at_leaves_the_others_their_graphs(
+    catalogue, collection, look_after, caplog
+):
+    catalogue.create("broken@1", dim=DIM)
+    broken = catalogue.find("broken@1")
+    broken.host.shard.close()
+    catalogue.collections = {"broken@1": broken, "digits@1": collection}  # it comes first
+    look_after()
+    await until(lambda: collection.description.shard == 2)
+    assert (await collection.describe()).indexed_vectors_count == N
+    assert "broken@1 stays as it is" in caplog.text
+    del catalogue.collections["broken@1"]
+
+
 async def test_a_swap_that_cannot_be_written_down_leaves_the_shard_in_use(collection, look_after, monkeypatch, caplog):
     def full(*arguments) -> None:
         raise OSError("No space left on device")

@@ -5,17 +5,15 @@ import json
 import os
 import signal
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
-import qdrant_edge
 
 from roost.errors import StoreUnavailable
 from roost_serving import stores
-from roost_serving.edge.catalogue import Catalogue
-from roost_serving.edge.hosts import Apart, Before
-from roost_serving.edge.indexing import Indexer
 from roost_serving.edge.protocol import qdrant
 from roost_serving.stores import Filter, Point
 from roost_serving.stores.edge import Store
@@ -73,13 +71,21 @@ def check(found: dict[int, np.ndarray], rows: np.ndarray, expected: set[int]) ->
         np.testing.assert_allclose(vector, rows[number], atol=1e-6)
 
 
-async def test_a_graph_is_built_while_points_come_and_go_and_searches_are_answered(engine_at, tmp_path, rows):
-    folder = tmp_path / "index"
+@asynccontextmanager
+async def filled(engine_at, folder: Path, rows) -> AsyncIterator[stores.Store]:
+    """A store with N points, enough for a graph."""
     async with engine_at(folder, index_bytes=INDEX_BYTES) as (url, _):
         store = stores.connect(url)
         await store.open()
         await store.ensure("digits@1", dim=DIM)
         await store.upsert("digits@1", points_of(rows, range(N)))
+        yield store
+        await store.close()
+
+
+async def test_a_graph_is_built_while_points_come_and_go_and_searches_are_answered(engine_at, tmp_path, rows):
+    folder = tmp_path / "index"
+    async with filled(engine_at, folder, rows) as store:
         building = asyncio.create_task(until_indexed(store))
         expected, following = set(range(N)), N
         while not building.done():
@@ -93,7 +99,6 @@ async def test_a_graph_is_built_while_points_come_and_go_and_searches_are_answer
         check(await everything(store), rows, expected)
         assert await recall(store, rows, expected) >= 0.95
         assert await store.count_clusters("digits@1") == {}
-        await store.close()
     collection = folder / "collections" / "digits@1"
     assert shard_of(collection) == 2
     async with engine_at(folder, index_bytes=INDEX_BYTES) as (url, _):
@@ -106,11 +111,7 @@ async def test_a_graph_is_built_while_points_come_and_go_and_searches_are_answer
 
 async def test_a_payload_index_that_is_made_while_a_graph_is_built_stays(engine_at, tmp_path, rows):
     folder = tmp_path / "index"
-    async with engine_at(folder, index_bytes=INDEX_BYTES) as (url, _):
-        store = stores.connect(url)
-        await store.open()
-        await store.ensure("digits@1", dim=DIM)
-        await store.upsert("digits@1", points_of(rows, range(N)))
+    async with filled(engine_at, folder, rows) as store:
         await until_building(folder / "collections" / "digits@1", shard=1)
         request = qdrant.CreateFieldIndexCollection(
             collection_name="digits@1", field_name="payload.n", field_type=qdrant.FieldTypeInteger
@@ -124,20 +125,14 @@ async def test_a_payload_index_that_is_made_while_a_graph_is_built_stays(engine_
             "cluster": qdrant.PayloadSchemaType.Integer,
             "anomaly": qdrant.PayloadSchemaType.Bool,
         }
-        await store.close()
 
 
 @pytest.fixture
 async def with_graph(engine_at, tmp_path, rows) -> Path:
     """A folder whose collection has a graph over N points."""
     folder = tmp_path / "index"
-    async with engine_at(folder, index_bytes=INDEX_BYTES) as (url, _):
-        store = stores.connect(url)
-        await store.open()
-        await store.ensure("digits@1", dim=DIM)
-        await store.upsert("digits@1", points_of(rows, range(N)))
+    async with filled(engine_at, folder, rows) as store:
         await until_indexed(store)
-        await store.close()
     return folder
 
 
@@ -174,30 +169,6 @@ async def test_a_graph_whose_process_cannot_start_says_why(with_graph):
     store = Store(f"edge://{with_graph}")
     with pytest.raises(StoreUnavailable, match="Its words are in the log"):
         await store.open()
-
-
-async def test_a_collection_that_cannot_be_looked_at_leaves_the_others_their_graphs(tmp_path, rows, caplog):
-    async def start(shard: Path, before: Before) -> Apart:
-        return await Apart.start(shard, before, address="127.0.0.1:0", lock=catalogue.lock, lost=lambda: None)
-
-    catalogue = Catalogue(tmp_path / "index", start=start)
-    catalogue.create("broken@1", dim=DIM)
-    catalogue.create("digits@1", dim=DIM)
-    broken, whole = catalogue.collections.values()
-    broken.host.shard.close()
-    whole.host.shard.upsert([qdrant_edge.Point(n, rows[n].tolist()) for n in range(200)], size=200 * DIM * 4)
-    indexer = asyncio.create_task(Indexer(catalogue, index_bytes=100 * DIM * 4).run())
-    give_up = time.monotonic() + 120
-    while whole.description.shard == 1 and not indexer.done():
-        assert time.monotonic() < give_up, "no graph was built"
-        await asyncio.sleep(0.02)
-    indexer.cancel()
-    await asyncio.wait([indexer])
-    assert indexer.cancelled()
-    assert (await whole.host.describe()).indexed_vectors_count == 200
-    assert "broken@1 stays as it is" in caplog.text
-    del catalogue.collections["broken@1"]
-    await catalogue.close()
 
 
 async def recall(store, rows, numbers) -> float:
