@@ -91,6 +91,7 @@ CONTENDERS = {
     "bare-int8": Contender("", precision="int8"),
     "roost": Contender("roost", lambda start: gateway(start, backend="onnx", precision="fp32")),
     "roost-int8": Contender("roost", lambda start: gateway(start, backend="onnx", precision="int8"), precision="int8"),
+    "roost-openvino": Contender("roost", lambda start: gateway(start, backend="openvino", precision="fp32")),
     "roost-openvino-int8": Contender(
         "roost",
         lambda start: gateway(start, backend="openvino", precision="int8"),

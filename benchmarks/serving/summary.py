@@ -14,7 +14,7 @@ Row = dict[str, Any]
 MEGABYTES = 2**20 / 1e6
 """In a MiB."""
 LIMITS = {"fp32": "bare", "int8": "bare-int8"}
-OURS = {"bare", "bare-int8", "roost", "roost-int8", "roost-openvino-int8", "roost-triton", "triton-pixels"}
+OURS = {name for name in CONTENDERS if name.startswith(("bare", "roost"))} | {"triton-pixels"}
 """Contenders that are no peers."""
 
 

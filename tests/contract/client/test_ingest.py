@@ -1,5 +1,7 @@
 import asyncio
 import gc
+import subprocess
+import sys
 import threading
 
 import grpc
@@ -79,6 +81,25 @@ def test_a_stream_that_an_error_keeps_is_let_go_of_when_the_client_is_closed(pee
         index(client)
     assert kept.value.__traceback__ is not None
     assert calls_of_grpc() == before
+
+
+def test_a_client_that_nobody_closes_lets_go_of_its_streams_before_its_process_ends(peer):
+    peer.answers["IngestItems"] = store_all
+    left = """
+import atexit, gc, sys
+
+@atexit.register  # registered first, it runs last
+def tell():
+    print([type(thing).__name__ for thing in gc.get_objects()].count("_MultiThreadedRendezvous"))
+
+from roost.client import Client, Item
+
+client = Client(sys.argv[1])
+outcomes = client.ingest(Item(b"x", id=str(n)) for n in range(500))
+next(outcomes)
+"""
+    run = subprocess.run([sys.executable, "-c", left, peer.target], capture_output=True, text=True, timeout=60)
+    assert (run.stdout, run.returncode) == ("0\n", 0), run.stderr
 
 
 def calls_of_grpc() -> int:

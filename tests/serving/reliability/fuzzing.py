@@ -5,6 +5,7 @@ A `RoostError` is the answer that bad bytes deserve; anything else is a fault.
 
 import contextlib
 import io
+import resource
 import sys
 import tempfile
 from pathlib import Path
@@ -23,6 +24,8 @@ with atheris.instrument_imports(include=["roost", "roost_serving", "PIL"]):
 WORK = Path(tempfile.mkdtemp())
 LIMITS = preprocess.Limits(max_bytes=1 << 20, max_pixels=1 << 20)
 DIM = 4
+MEBIBYTES = 2048
+"""That memory may grow by."""
 KINDS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 
 
@@ -101,7 +104,9 @@ def main() -> None:
         with contextlib.suppress(RoostError):
             run(data)
 
-    atheris.Setup([sys.argv[0], *sys.argv[2:]], one)
+    # libFuzzer goes by the most that was ever resident, which a process takes over from the one that started it.
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    atheris.Setup([sys.argv[0], f"-rss_limit_mb={most + MEBIBYTES}", *sys.argv[2:]], one)
     atheris.Fuzz()
 
 
