@@ -11,6 +11,7 @@ RoostError
 ├── UnknownModel         NOT_FOUND            a model or version that is not served
 ├── UnknownItem          NOT_FOUND            an item that is not stored
 ├── BadArtifact          FAILED_PRECONDITION  an artifact that is incomplete, altered or of another schema
+├── BadEmbedding         FAILED_PRECONDITION  an image of which the model makes no embedding of unit length
 ├── NoClusters           FAILED_PRECONDITION  the model was exported but its clusters were never fitted
 ├── ParityFailed         FAILED_PRECONDITION  an exported model that does not repeat the trained embeddings
 ├── MissingDependency    FAILED_PRECONDITION  a package or device that this step needs
@@ -121,6 +122,13 @@ class BadArtifact(RoostError):
 
     code = "FAILED_PRECONDITION"
     reason = "BAD_ARTIFACT"
+
+
+class BadEmbedding(RoostError):
+    """An image of which the model makes no embedding of unit length; its other images may be well."""
+
+    code = "FAILED_PRECONDITION"
+    reason = "BAD_EMBEDDING"
 
 
 class NoClusters(RoostError):

@@ -17,8 +17,10 @@ from roost.client import Client, Item, Outcome
 from roost.client.batches import batches
 from roost.errors import (
     BackendUnavailable,
+    BadEmbedding,
     BadImage,
     BadRequest,
+    BadVector,
     DeadlineExceeded,
     GatewayUnavailable,
     Overloaded,
@@ -35,7 +37,7 @@ from roost.indexing.shards import Row
 
 PASSING = (Overloaded, RateLimited, GatewayUnavailable, BackendUnavailable, StoreUnavailable, DeadlineExceeded)
 """Errors that the same file may not meet again."""
-OWN = (BadImage, TooLarge, BadRequest)
+OWN = (BadImage, BadEmbedding, BadVector, TooLarge, BadRequest)
 """Errors of one file; any other would meet every file."""
 ROUNDS = 6
 FIRST_PAUSE = 0.5  # seconds; doubles with each round that gets nothing done

@@ -32,6 +32,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_RATE_LIMITED: _ClassVar[ErrorReason]
     ERROR_REASON_UNAUTHENTICATED: _ClassVar[ErrorReason]
     ERROR_REASON_FORBIDDEN: _ClassVar[ErrorReason]
+    ERROR_REASON_BAD_EMBEDDING: _ClassVar[ErrorReason]
 ERROR_REASON_UNSPECIFIED: ErrorReason
 ERROR_REASON_BAD_IMAGE: ErrorReason
 ERROR_REASON_BAD_VECTOR: ErrorReason
@@ -58,3 +59,4 @@ ERROR_REASON_INTERNAL: ErrorReason
 ERROR_REASON_RATE_LIMITED: ErrorReason
 ERROR_REASON_UNAUTHENTICATED: ErrorReason
 ERROR_REASON_FORBIDDEN: ErrorReason
+ERROR_REASON_BAD_EMBEDDING: ErrorReason

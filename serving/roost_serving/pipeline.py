@@ -12,7 +12,7 @@ import numpy as np
 from roost import ids
 from roost.artifact import Manifest
 from roost.clusters import Placement
-from roost.errors import BadArtifact, BadRequest, NoClusters, RoostError, UnknownItem
+from roost.errors import BadArtifact, BadEmbedding, BadRequest, NoClusters, RoostError, UnknownItem
 from roost_serving.admission import Admission, Load
 from roost_serving.backends import Backend, Embedded
 from roost_serving.deadline import Deadline
@@ -361,10 +361,12 @@ class Pipeline:
 def _finite(result: Embedded | RoostError, manifest: Manifest) -> np.ndarray | RoostError:
     if isinstance(result, RoostError):
         return result
-    if result.vector.shape == (manifest.dim,) and abs(float(result.vector @ result.vector) - 1) < 2e-2:
+    wide = result.vector.astype(np.float64)  # float32 has no room for the squares of its own largest values
+    if wide.shape == (manifest.dim,) and abs(float(wide @ wide) - 1) < 2e-2:
         return result.vector
-    return BadArtifact(
-        f"{manifest.reference} gave this image an embedding that is not of unit length. Export the model again.",
+    return BadEmbedding(
+        f"{manifest.reference} makes no embedding of unit length of this image. Look whether it shows anything; if it "
+        "does, train the model on such images too.",
         model=manifest.reference,
     )
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from roost.client import Client
+from roost.indexing import shards
 from roost_serving import keys
 
 SHARD = 40
@@ -161,6 +163,22 @@ def test_a_damaged_shard_is_named(index, roost, good, job, gateway):
         index()
     shard.unlink()
     assert index()["failed"] == []
+
+
+def test_a_vector_in_a_shard_that_no_store_takes_is_embedded_again(index, good, job, repository, serve):
+    count = len(list(good.rglob("*.png")))
+    index()
+    shard = min(job.glob("shard-*.parquet"))
+    first, *others = shards.read(shard)
+    nothing = np.full_like(first.vector, np.nan)
+    shards.write(shard, [replace(first, vector=nothing), *others], dim=nothing.size, model="digits@1")
+    with serve("--backend", f"onnx://{repository}", "--store", "memory://") as other:
+        with pytest.raises(AssertionError, match="1 failed"):  # exit code 3
+            index("--gateway", other.address)
+        assert index("--gateway", other.address)["failed"] == []
+        with Client(other.address) as client:
+            assert client.models()[0].items == count
+        assert embedded(other) == 1
 
 
 def test_a_lost_store_that_is_filled_in_two_attempts_lacks_nothing(index, good, job, repository, serve):
