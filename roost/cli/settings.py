@@ -13,12 +13,12 @@ from roost.cli.app import stage
 from roost.cli.options import Json
 from roost.cli.output import emit, table
 from roost.errors import BadSettings
+from roost.urls import MASK, redacted
 
 if TYPE_CHECKING:
     from roost.settings import Settings
 
 SECRET = re.compile(r"(key|secret|password|token)$")
-MASK = "***"
 MISSING = "(must be given)"
 
 
@@ -70,9 +70,17 @@ def origins(kind: "type[Settings]", file: Path | None) -> list[tuple[str, Any, s
     for name, value in values.items():
         variables = _variables(prefix, name)
         origin = ", ".join(variables) if variables else str(file) if name in in_file else "default"
-        shown = MASK if SECRET.search(name) and value is not None else value
-        rows.append((name, MISSING, "flag") if name in absent else (name, shown, origin))
+        rows.append((name, MISSING, "flag") if name in absent else (name, _shown(name, value), origin))
     return rows
+
+
+def _shown(name: str, value: Any) -> Any:
+    """A setting's value without what may be a secret."""
+    if isinstance(value, dict):
+        return {key: _shown(key, inner) for key, inner in value.items()}
+    if value is not None and SECRET.search(name):
+        return MASK
+    return redacted(value) if isinstance(value, str) else value
 
 
 def _keys(section: str, file: Path | None) -> set[str]:

@@ -14,6 +14,7 @@ import hashlib
 import hmac
 import json
 import logging
+import re
 import secrets
 import time
 import tomllib
@@ -32,6 +33,7 @@ PREFIX = "roost_"
 LOOK_SECONDS = 1.0
 """A changed file is noticed after so long."""
 NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
+HIDDEN = "(not shown)"
 MOST = 200
 
 log = logging.getLogger(__name__)
@@ -127,8 +129,9 @@ def _callers(path: Path, text: str) -> dict[str, Caller]:
     try:
         content = _File.model_validate(tomllib.loads(text))
     except ValidationError as error:
-        first = error.errors(include_input=False)[0]  # what stands there may be a key
-        where = ".".join(map(str, first["loc"]))
+        first = error.errors(include_input=False)[0]  # what stands there may be a key, and so may its name
+        parts = [part for part in map(str, first["loc"]) if part != "[key]"]
+        where = ".".join(part if re.fullmatch(NAME, part) else HIDDEN for part in parts)
         raise BadSettings(f"{path}, {where}: {first['msg']}.", key="keys_file") from error
     callers = {
         key.sha256: Caller(
@@ -186,7 +189,8 @@ def _digest(key: str) -> str:
 
 
 def _not_toml(path: Path, error: ValueError) -> BadSettings:
-    return BadSettings(f"{path} is no TOML file: {error}.", key="keys_file")
+    place = re.search(r"at (line \d+, column \d+|end of document)", str(error))  # the rest may quote a key
+    return BadSettings(f"{path} is no TOML file{f', {place[0]}' if place else ''}.", key="keys_file")
 
 
 def _unreadable(path: Path, error: OSError) -> BadSettings:

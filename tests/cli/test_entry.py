@@ -4,9 +4,12 @@ import sys
 
 import pytest
 import typer
+from pydantic_settings import SettingsConfigDict
 
 import roost
 from roost import cli
+from roost.cli.settings import origins
+from roost.settings import Settings
 from roost_serving.settings import ServeSettings
 
 HEAVY = {"torch", "onnxruntime", "qdrant_client", "aiohttp", "tritonclient", "sklearn", "torchvision"}
@@ -129,6 +132,48 @@ def test_doctor_advises_no_package_that_an_index_does_not_have(tmp_path):
     findings = {finding["subject"]: finding for finding in map(json.loads, result.stdout.splitlines())}
     assert findings["training"]["level"] == "warn"
     assert findings["training"]["advice"].endswith("pip install '.[training]'")
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_config_show_prints_no_secret_of_an_address(command, monkeypatch, tmp_path, form):
+    file = tmp_path / "roost.toml"
+    file.write_text('[serve]\nbackend = "triton://host:8001?token=hunter2"\n')
+    monkeypatch.setenv("ROOST_SERVE_STORE", "qdrant://user:hunter2@host")
+    result = command("config", "show", "serve", "--config", file, *form)
+    assert result.exit_code == 0, result.stderr
+    assert "hunter2" not in result.output
+    assert "qdrant://***" in result.stdout
+    assert "triton://host:8001?***" in result.stdout
+
+
+def test_config_show_masks_settings_that_are_called_like_secrets(monkeypatch):
+    class Secretive(Settings):
+        model_config = SettingsConfigDict(env_prefix="ROOST_SECRETIVE_")
+        section = "secretive"
+        api_key: str | None = None
+        store_password: str | None = "hunter2"
+        hub_token: str | None = None
+        key_file: str = "key.txt"
+        stores: dict[str, str] | None = None
+
+    monkeypatch.setenv("ROOST_SECRETIVE_API_KEY", "hunter2")
+    monkeypatch.setenv("ROOST_SECRETIVE_STORES", '{"secret": "hunter2", "url": "qdrant://user:hunter2@host"}')
+    shown = {name: value for name, value, _ in origins(Secretive, None)}
+    assert shown == {
+        "api_key": "***",
+        "store_password": "***",
+        "hub_token": None,
+        "key_file": "key.txt",
+        "stores": {"secret": "***", "url": "qdrant://***"},
+    }
+
+
+@pytest.mark.parametrize("url", ["qdrant://user:hunter2@host", "qdrant://host?api_key=hunter2"])
+def test_a_gateway_does_not_repeat_the_secret_of_an_address_that_it_refuses(command, url):
+    result = command("-vv", "serve", "--store", url)
+    assert result.exit_code == 1
+    assert "no address of a Qdrant server" in result.stderr
+    assert "hunter2" not in result.output
 
 
 def test_config_show_refuses_what_the_stage_would(command, monkeypatch):

@@ -55,7 +55,11 @@ def test_what_is_no_key_opens_nothing(file, presented):
         (f'[keys.a]\nsha256 = "{HASH}"\nmodels = []\n', r"keys\.a\.models"),
         (f'[keys.a]\nsha256 = "{HASH}"\nimages_per_second = 0\n', r"keys\.a\.images_per_second"),
         (f'[keys.a]\nsha256 = "{HASH}"\nrol = "read"\n', r"keys\.a\.rol"),
-        (f'[keys."A key"]\nsha256 = "{HASH}"\n', "A key"),
+        (f'[keys."A key"]\nsha256 = "{HASH}"\n', r"keys\.\(not shown\): String should match"),
+        (f'[keys."roost_Asecret"]\nsha256 = "{HASH}"\n', r"keys\.\(not shown\): String should match"),
+        (f'[keys.a]\nsha256 = "{HASH}"\nroost_Asecret = 1\n', r"keys\.a\.\(not shown\): Extra"),
+        ('"roost_Asecret" = 1\n', r"keys: Field required"),
+        ("[keys.roost_Asecret]\n[keys.roost_Asecret]\n", "no TOML file, at line 2, column"),
         (f'[keys.a]\nsha256 = "{HASH}"\n[keys.b]\nsha256 = "{HASH}"\n', "two names to one key"),
     ],
 )

@@ -112,7 +112,7 @@ def connect(url: str, *, repository: Path, limits: Limits = DEFAULT_LIMITS, work
     Raises:
         UnknownPlugin: No backend has the URL's scheme.
     """
-    scheme = url.partition("://")[0]
+    scheme = url.partition(":")[0]
     module = plugins.load(sys.modules[__name__], scheme, kind="backend")
     return module.Backend(url, repository=repository, limits=limits, workers=workers)
 

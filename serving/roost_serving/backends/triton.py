@@ -13,10 +13,10 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 import numpy as np
 
+from roost import urls
 from roost.artifact import Input, Manifest
 from roost.errors import BackendUnavailable, BadSettings, DeadlineExceeded, RoostError
 from roost.preprocess import Limits
@@ -57,7 +57,7 @@ class Backend:
         start_seconds: How long `open` waits for the server and its models.
 
     Raises:
-        BadSettings: The URL has no host, or a port that is no number.
+        BadSettings: The URL has no host, a port that is no number, or more than these.
     """
 
     def __init__(
@@ -210,14 +210,11 @@ class Backend:
 
 def _target(url: str) -> str:
     """host:port of a backend's URL, as gRPC writes them."""
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port or PORT
-    except ValueError:
-        host, port = None, PORT
-    if not host:
-        raise BadSettings(f"The backend {url!r} names no server. Write triton://host:{PORT}.", backend=url)
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    target = urls.target(url, port=PORT)
+    if target is None or "?" in url:
+        shown = urls.redacted(url)
+        raise BadSettings(f"The backend {shown!r} names no server, or more. Write triton://host:{PORT}.", backend=shown)
+    return target
 
 
 async def _servers(target: str) -> int:

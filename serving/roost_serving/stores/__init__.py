@@ -13,7 +13,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -162,6 +161,6 @@ def connect(url: str, *, api_key: str | None = None) -> Store:
     Raises:
         UnknownPlugin: No store has the URL's scheme.
     """
-    scheme = urlsplit(url).scheme or url
+    scheme = url.partition(":")[0]
     module = plugins.load(sys.modules[__name__], scheme, kind="store")
     return module.Store(url, api_key=api_key)

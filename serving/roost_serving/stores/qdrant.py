@@ -8,11 +8,11 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import grpc.aio
 import numpy as np
 
+from roost import urls
 from roost.errors import BadArtifact, BadSettings, StoreUnavailable, UnknownModel
 from roost.ids import point_id
 from roost_serving.edge.protocol import qdrant
@@ -71,23 +71,16 @@ class Store:
     """
 
     def __init__(self, url: str, *, api_key: str | None = None) -> None:
-        parts = urlsplit(url)
-        options = parse_qs(parts.query)
-        try:
-            port = parts.port or PORT
-        except ValueError:
-            port = None
-        if (
-            not (parts.hostname and port)
-            or parts.path.strip("/")
-            or options not in ({}, {"tls": ["0"]}, {"tls": ["1"]})
-        ):
+        target = urls.target(url, port=PORT)
+        mark, options = url.partition("?")[1:]
+        if target is None or mark + options not in urls.OPTIONS:
+            shown = urls.redacted(url)
             raise BadSettings(
-                f"{url!r} is no address of a Qdrant server. Write qdrant://host:6334 or …?tls=1.", url=url
+                f"{shown!r} is no address of a Qdrant server. Write qdrant://host:6334 or …?tls=1; a key goes into the "
+                "file that --store-api-key-file names.",
+                url=shown,
             )
-        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-        target = f"{host}:{port}"
-        self._setup(place=f"Qdrant at {target}", target=target, tls=options.get("tls") == ["1"], api_key=api_key)
+        self._setup(place=f"Qdrant at {target}", target=target, tls=options == "tls=1", api_key=api_key)
 
     def _setup(self, *, place: str, target: str, tls: bool, api_key: str | None) -> None:
         self.place = place

@@ -4,13 +4,14 @@ import asyncio
 import os
 import signal
 import time
+from functools import partial
 
 import grpc
 import numpy as np
 import pytest
 
 from roost.errors import BadRequest, BadSettings, BadVector, DeadlineExceeded, DiskFull, Overloaded, StoreUnavailable
-from roost_serving import stores
+from roost_serving import backends, stores
 from roost_serving.edge.protocol import qdrant
 from roost_serving.stores import Point
 from roost_serving.stores.qdrant import Store
@@ -137,8 +138,39 @@ async def test_the_gateways_store_survives_a_restart_of_the_server(engine_at, tm
     await store.close()
 
 
+SECRETS = [
+    "qdrant://user:hunter2@host",
+    "qdrant://hunter2@host:6334",
+    "qdrant:user:hunter2@host",
+    "qdrant://user:hun?ter@hunter2@host",
+    "qdrant://host:hunter2",
+    "qdrant://host?api_key=hunter2",
+    "qdrant://host?tls=1&api_key=hunter2",
+    "qdrant://host#hunter2",
+    "triton://user:hunter2@host",
+    "triton://host:8001?token=hunter2",
+    "triton:user:hunter2@host",
+]
+
+
+@pytest.mark.parametrize("url", SECRETS)
+def test_a_secret_in_an_address_is_refused_and_not_repeated(url, tmp_path):
+    triton = partial(backends.connect, repository=tmp_path, workers=1)
+    with pytest.raises(BadSettings) as caught:
+        (triton if url.startswith("triton") else stores.connect)(url)
+    assert "hunter" not in caught.value.message + str(caught.value.facts)
+
+
 @pytest.mark.parametrize(
-    "url", ["qdrant://", "qdrant://host/path", "qdrant://host?tls=yes", "qdrant://host?key=1", "qdrant://host:x"]
+    "url",
+    [
+        "qdrant://",
+        "qdrant://[::1",
+        "qdrant://host/path",
+        "qdrant://host?tls=yes",
+        "qdrant://host?key=1",
+        "qdrant://host:x",
+    ],
 )
 def test_an_address_that_says_more_or_less_than_a_server_is_refused(url):
     with pytest.raises(BadSettings, match="no address of a Qdrant server"):
