@@ -152,6 +152,34 @@ def check_file(folder: Path, manifest: Manifest, name: str) -> Path:
     Raises:
         BadArtifact: The manifest does not list it, it is missing, it is a link, or its bytes have changed.
     """
+    path, expected = _listed(folder, manifest, name)
+    try:
+        found = hash_file(path)
+    except OSError as error:
+        raise BadArtifact(f"{path} cannot be read ({error}).", path=folder, file=name) from error
+    _compare(path, found, expected)
+    return path
+
+
+def checked_bytes(folder: Path, manifest: Manifest, name: str) -> bytes:
+    """What one of the artifact's files holds: the very bytes that were hashed, however the file changes meanwhile.
+
+    Raises:
+        BadArtifact: As `check_file`.
+    """
+    path, expected = _listed(folder, manifest, name)
+    try:
+        with path.open("rb") as stream:
+            there = os.fstat(stream.fileno()).st_size
+            content = stream.read(min(there, expected.size) + 1)  # enough to tell a file that is longer
+    except OSError as error:
+        raise BadArtifact(f"{path} cannot be read ({error}).", path=folder, file=name) from error
+    _compare(path, File(sha256=hashlib.sha256(content).hexdigest(), size=len(content)), expected)
+    return content
+
+
+def _listed(folder: Path, manifest: Manifest, name: str) -> tuple[Path, File]:
+    """Where one of the artifact's files lies, and what it shall be."""
     expected = manifest.files.get(name)
     path = folder / name
     if expected is None:
@@ -160,17 +188,16 @@ def check_file(folder: Path, manifest: Manifest, name: str) -> Path:
         raise BadArtifact(f"{path} leads out of the artifact. Export it again.", path=folder, file=name)
     if not path.is_file():
         raise BadArtifact(f"{path} is missing. Restore it or export again.", path=folder, file=name)
-    try:
-        found = hash_file(path)
-    except OSError as error:
-        raise BadArtifact(f"{path} cannot be read ({error}).", path=folder, file=name) from error
+    return path, expected
+
+
+def _compare(path: Path, found: File, expected: File) -> None:
     if found != expected:
         raise BadArtifact(
             f"{path} is not the file that was written: its sha256 differs. Restore it or export again.",
-            path=folder,
-            file=name,
+            path=path.parent,
+            file=path.name,
         )
-    return path
 
 
 def write(folder: Path, manifest: Manifest, *, files: Iterable[str]) -> Manifest:

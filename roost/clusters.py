@@ -184,18 +184,19 @@ class Clusters:
         return matrix, offset, np.log(self.weights) + log_determinant - 0.5 * d * np.log(2 * np.pi)
 
 
-def load(path: Path, *, dim: int) -> Clusters:
+def load(path: Path, *, dim: int, content: bytes | None = None) -> Clusters:
     """Read clusters.npz.
 
     Args:
         path: The file.
         dim: Length of the model's embeddings.
+        content: Its bytes, where they were read already.
 
     Raises:
         BadArtifact: It is missing, cut short, of another schema or another model's, or its arrays contradict
             each other.
     """
-    arrays: dict[str, Any] = dict(read_arrays(path, remedy="Run `roost cluster` again."))
+    arrays: dict[str, Any] = dict(read_arrays(path, remedy="Run `roost cluster` again.", content=content))
     found = arrays.pop("schema", None)
     if not np.array_equal(found, SCHEMA):
         raise BadArtifact(

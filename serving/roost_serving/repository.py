@@ -81,15 +81,27 @@ def read(folder: Path) -> Model:
     """Read and hash one model version.
 
     Raises:
-        BadArtifact: It is incomplete or altered, or lies under another name or version than its own.
+        BadArtifact: It is incomplete or altered, is a link, or lies under another name or version than its own.
     """
+    for each in (folder, folder.parent):
+        if each.is_symlink():
+            raise BadArtifact(
+                f"{each} is a link. Put the folder itself into the repository, which may be a link as a whole.",
+                path=each,
+            )
     stamp = _stamp(folder)  # of what is read next, or of something older
     manifest = artifact.read(folder)
     if (folder.parent.name, folder.name) != (manifest.name, str(manifest.version)):
         raise BadArtifact(f"{folder} holds {manifest.reference}. Export it again instead of moving it.", path=folder)
     _check_extra(folder, manifest)
-    fitted = clusters.load(folder / clusters.FILE, dim=manifest.dim) if clusters.FILE in manifest.files else None
-    return Model(manifest, folder, fitted, stamp)
+    return Model(manifest, folder, _clusters(folder, manifest), stamp)
+
+
+def _clusters(folder: Path, manifest: Manifest) -> clusters.Clusters | None:
+    if clusters.FILE not in manifest.files:
+        return None
+    content = artifact.checked_bytes(folder, manifest, clusters.FILE)
+    return clusters.load(folder / clusters.FILE, dim=manifest.dim, content=content)
 
 
 def _check_extra(folder: Path, manifest: Manifest) -> None:
@@ -160,8 +172,9 @@ def check_golden(model: Model, embed: Callable[[np.ndarray], np.ndarray]) -> flo
 
 def _golden(model: Model) -> tuple[np.ndarray, np.ndarray]:
     """Golden pixels, uint8 (n, size, size, 3), and their embeddings, (n, dim)."""
-    path = artifact.check_file(model.folder, model.manifest, artifact.GOLDEN)
-    golden = arrays.read(path, remedy="Export it again.")
+    path = model.folder / artifact.GOLDEN
+    content = artifact.checked_bytes(model.folder, model.manifest, artifact.GOLDEN)
+    golden = arrays.read(path, remedy="Export it again.", content=content)
     nothing = np.empty(0)
     pixels, embeddings = golden.get("pixels", nothing), golden.get("embeddings", nothing)
     size, dim = model.manifest.input.size, model.manifest.dim

@@ -61,6 +61,22 @@ def test_an_altered_file_is_refused(folder, content):
         artifact.read(folder)
 
 
+@pytest.mark.parametrize("content", [b"abd", b"ab", b"abcd", b""])
+def test_bytes_that_were_altered_are_not_given_out(folder, content):
+    manifest = artifact.read(folder)
+    assert artifact.checked_bytes(folder, manifest, "weights") == b"abc"
+    (folder / "weights").write_bytes(content)
+    with pytest.raises(BadArtifact, match="sha256 differs"):
+        artifact.checked_bytes(folder, manifest, "weights")
+
+
+def test_a_size_that_nothing_has_takes_no_memory(folder):
+    manifest = artifact.read(folder)
+    huge = manifest.model_copy(update={"files": {"weights": File(sha256=ABC.sha256, size=2**62)}})
+    with pytest.raises(BadArtifact, match="sha256 differs"):
+        artifact.checked_bytes(folder, huge, "weights")
+
+
 def test_a_missing_file_is_refused(folder):
     (folder / "weights").unlink()
     with pytest.raises(BadArtifact, match="weights is missing"):

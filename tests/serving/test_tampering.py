@@ -3,15 +3,18 @@
 import io
 import json
 import shutil
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx import numpy_helper
 
-from roost import artifact
+from roost import artifact, clusters
 from roost.errors import BadArtifact
 from roost_serving import backends
 from roost_serving.repository import read
@@ -78,6 +81,11 @@ def pickled(folder: Path, name: str, key: str) -> None:
     seal(folder)
 
 
+def link_folder(folder: Path, moved: Path) -> None:
+    folder.rename(moved)
+    folder.symlink_to(moved, target_is_directory=True)
+
+
 def swap(folder: Path) -> None:
     """The model of another version, in order but for its hash."""
     (folder / MODEL).write_bytes((folder / GOLDEN).read_bytes())
@@ -100,6 +108,8 @@ CASES = {
     "weights that look like clusters on their way": lambda folder: (folder / ".clusters.npz.data").write_bytes(b"x"),
     "a folder that looks like a file on its way": lambda folder: (folder / ".manifest.json.1.2").mkdir(),
     "a link that looks like a file on its way": lambda folder: (folder / ".manifest.json.1.2").symlink_to("/etc/hosts"),
+    "a version that is a link": lambda folder: link_folder(folder, folder.parents[2] / "moved"),
+    "a model's folder that is a link": lambda folder: link_folder(folder.parent, folder.parents[2] / "moved"),
     "a model that is a link": lambda folder: link(folder, MODEL),
     "golden images that are a link": lambda folder: link(folder, GOLDEN),
     "a listed file above the folder": lambda folder: list_from_elsewhere(folder, "../../outside"),
@@ -168,10 +178,70 @@ def test_beside_python_only_its_own_bytecode_may_lie(repository, tmp_path, case)
         read(folder)
 
 
-async def test_what_was_not_tampered_with_is_served(repository, tmp_path):
+class Opened:
+    """Does something just before a file is opened for the so-and-so-manieth time, whoever opens it."""
+
+    def __init__(self) -> None:
+        self.path, self.left, self.act = Path(), 0, lambda: None
+        sys.addaudithook(self._hear)  # which lasts as long as the process
+
+    def _hear(self, event: str, arguments: tuple) -> None:
+        if event == "open" and self.left and arguments[0] == str(self.path):
+            self.left -= 1
+            if self.left == 0:
+                self.act()
+
+
+@pytest.fixture(scope="module")
+def opened() -> Opened:
+    return Opened()
+
+
+@pytest.mark.parametrize("name", [MODEL, CLUSTERS])
+@pytest.mark.parametrize("time", range(1, 5))
+async def test_a_file_that_changes_between_two_looks_at_it_is_refused_or_was_read(  # noqa: PLR0917
+    repository, tmp_path, monkeypatch, opened, name, time
+):
+    folder = tmp_path / "repository" / "digits" / "1"
+    shutil.copytree(repository / "digits" / "1", folder)
+    good = (folder / MODEL).read_bytes(), read(folder).clusters
+    if name == MODEL:
+        other = bytearray(good[0])
+        other[other.index(numpy_helper.to_array(onnx.load(folder / MODEL).graph.initializer[0]).tobytes()[:8])] ^= 1
+        changed = bytes(other)
+    else:
+        clusters.save(tmp_path / CLUSTERS, replace(good[1], threshold=good[1].threshold + 1))
+        changed = (tmp_path / CLUSTERS).read_bytes()
+    loaded = []
+    session = onnxruntime.InferenceSession
+
+    def load(graph, *arguments, **options):
+        loaded.append(graph)
+        return session(graph, *arguments, **options)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", load)
+    backend = backends.connect(f"onnx://{tmp_path / 'repository'}", repository=Path(), workers=1)
+    opened.path, opened.left = folder / name, time
+    opened.act = lambda: (folder / name).write_bytes(changed)
+    try:
+        await backend.open()
+    except BadArtifact:
+        assert loaded == []
+    else:
+        (served,) = backend.models
+        assert loaded == [good[0]]
+        assert served.clusters.threshold == good[1].threshold
+    finally:
+        await backend.close()
+
+
+@pytest.mark.parametrize("linked", [False, True])
+async def test_what_was_not_tampered_with_is_served(repository, tmp_path, linked):
     folder = tmp_path / "repository" / "digits" / "1"
     shutil.copytree(repository / "digits" / "1", folder)
     (folder / ".manifest.json.123.456").write_bytes(b"being written")
+    if linked:  # as a whole
+        link_folder(tmp_path / "repository", tmp_path / "moved")
     backend = backends.connect(f"onnx://{tmp_path / 'repository'}", repository=Path(), workers=1)
     await backend.open()
     assert [model.manifest.reference for model in backend.models] == ["digits@1"]

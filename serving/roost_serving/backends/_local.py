@@ -283,4 +283,4 @@ class LocalBackend(ABC, Generic[Graph, Session]):
                 "serve it with Triton: --backend triton://host.",
                 model=reference,
             )
-        return artifact.check_file(model.folder, model.manifest, artifact.MODEL).read_bytes()
+        return artifact.checked_bytes(model.folder, model.manifest, artifact.MODEL)
