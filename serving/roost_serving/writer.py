@@ -1,16 +1,21 @@
 """Writes points to the store, several at once while an earlier write is under way."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Protocol
 
-from roost.errors import DeadlineExceeded
+from roost.errors import DeadlineExceeded, StoreUnavailable
+from roost_serving.deadline import Deadline
 from roost_serving.stores import Point, Store
-from roost_serving.stores._points import check_points
+from roost_serving.stores._points import check_points, check_time
 
 MOST = 256
 WRITE_SECONDS = 30.0
+"""The longest that a write may take, however patient its callers are."""
+CLOSE_SECONDS = 2.0
+"""What is written when the gateway ends may take so long: its calls have ended, so that hardly anybody waits."""
 
 
 class Observer(Protocol):
@@ -21,11 +26,21 @@ class Observer(Protocol):
         ...
 
 
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """A caller who waits for a point to be durable."""
+
+    point: Point
+    deadline: Deadline
+    done: asyncio.Future[None]
+
+
 @dataclass
 class Pending:
     """What waits for one collection's next write."""
 
-    points: dict[asyncio.Future[None], Point] = field(default_factory=dict)
+    waiting: dict[Waiting, None] = field(default_factory=dict)
+    """In the order in which they came."""
     task: asyncio.Task[None] | None = None
 
 
@@ -42,48 +57,79 @@ class Writer:
 
         Raises:
             DeadlineExceeded: The timeout passed first; the point may still be written.
+            StoreUnavailable: The write was ended; the point may still be written.
             BadVector: No store takes its vector.
             BadRequest: No store takes its payload.
         """
+        check_time(timeout)
         check_points([point])  # alone: in a batch its error would be everyone's
-        done = asyncio.get_running_loop().create_future()
+        waiting = Waiting(point, Deadline(timeout), asyncio.get_running_loop().create_future())
         pending = self._pending.setdefault(collection, Pending())
-        pending.points[done] = point
+        pending.waiting[waiting] = None
         if pending.task is None:
             pending.task = asyncio.create_task(self._drain(collection, pending))
         try:
             async with asyncio.timeout(timeout):
-                await done
+                await waiting.done
         except TimeoutError:
             raise DeadlineExceeded("The deadline passed before the store had written the item.")
         finally:
-            pending.points.pop(done, None)  # who went away must not leave the point in the queue of a slow store
+            pending.waiting.pop(waiting, None)  # who went away must not leave the point in the queue of a slow store
 
     async def close(self) -> None:
-        """Finish every write."""
-        await asyncio.gather(*[pending.task for pending in self._pending.values() if pending.task])
+        """Finish the writes that the store takes now, and end the others."""
+        tasks = [pending.task for pending in self._pending.values() if pending.task]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=CLOSE_SECONDS)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
     async def _drain(self, collection: str, pending: Pending) -> None:
         try:
-            while pending.points:
-                batch = dict(islice(pending.points.items(), MOST))
-                for done in batch:
-                    del pending.points[done]
-                await self._write(collection, batch)
+            while pending.waiting:
+                batch = list(islice(pending.waiting, MOST))
+                for waiting in batch:
+                    del pending.waiting[waiting]
+                if batch := [waiting for waiting in batch if not waiting.done.done()]:  # some may be about to leave
+                    await self._write(collection, batch)
         finally:
             pending.task = None
+            for waiting in pending.waiting:  # none, unless this was cancelled
+                _answer(waiting, _ended())
 
-    async def _write(self, collection: str, batch: dict[asyncio.Future[None], Point]) -> None:
-        newest = {point.id: point for point in batch.values()}  # the last of two with one id wins, as it would alone
-        write = asyncio.create_task(self._store.upsert(collection, list(newest.values()), timeout=WRITE_SECONDS))
-        await asyncio.wait({write})
-        error = write.exception()
+    async def _write(self, collection: str, batch: Sequence[Waiting]) -> None:
+        """Write points for as long as someone waits for them, and tell who does."""
+        newest = {waiting.point.id: waiting.point for waiting in batch}  # the last of two with one id wins, as alone
+        write = asyncio.create_task(self._store.upsert(collection, list(newest.values()), timeout=_time(batch)))
+        unheard = asyncio.gather(*(waiting.done for waiting in batch), return_exceptions=True)
+        try:
+            await asyncio.wait({write, unheard}, return_when=asyncio.FIRST_COMPLETED)
+            write.cancel()  # nothing happens to one that has ended
+            await asyncio.wait({write})
+        finally:
+            write.cancel()  # this may have been cancelled itself
+            error = write.exception() if write.done() and not write.cancelled() else _ended()
+            for waiting in batch:
+                _answer(waiting, error)
         if error is None:
             self._observer.stored(len(newest))
-        for done in batch:
-            if done.done():
-                continue  # its caller went away
-            if error is None:
-                done.set_result(None)
-            else:
-                done.set_exception(error)
+
+
+def _time(batch: Sequence[Waiting]) -> float:
+    """Seconds that a write may take: until its most patient caller leaves."""
+    left = [waiting.deadline.left for waiting in batch]
+    return min(WRITE_SECONDS, max(WRITE_SECONDS if seconds is None else seconds for seconds in left))
+
+
+def _ended() -> StoreUnavailable:
+    return StoreUnavailable("The write was ended before the store had answered. Send the item again.")
+
+
+def _answer(waiting: Waiting, error: BaseException | None) -> None:
+    if waiting.done.done():
+        return  # its caller went away
+    if error is None:
+        waiting.done.set_result(None)
+    else:
+        waiting.done.set_exception(error)
