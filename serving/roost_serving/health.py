@@ -9,10 +9,10 @@ from grpc_health.v1 import health, health_pb2
 from roost.errors import RoostError
 from roost_serving.backends import Backend, ModelUnavailable
 from roost_serving.breaker import Breaker
+from roost_serving.ensuring import Collections
 from roost_serving.metrics import Metrics
 from roost_serving.pipeline import Pipeline
 from roost_serving.servicer import SERVICE
-from roost_serving.stores import Store
 
 LIVENESS = "liveness"
 READINESS = "readiness"
@@ -55,11 +55,13 @@ class Health:
         """Look once, then go on looking until `drain`."""
         await self.servicer.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
         await self.look()
+        for part in (part for part, up in self.parts.items() if not up):
+            self._breakers[part].saw(up=False)  # it was never seen to be up, so that this is no chance
         self._watch = [asyncio.create_task(watch) for watch in (self._keep_looking(), self._keep_glancing())]
 
     async def look(self) -> None:
         """Ask both parts and tell what they said."""
-        asked = {BACKEND: self._pipeline.backend, STORE: self._pipeline.store}
+        asked = {BACKEND: self._pipeline.backend, STORE: self._pipeline.collections}
         pings = [_ping(part) for part in asked.values()]
         answers = dict(zip(asked, await asyncio.gather(*pings, return_exceptions=True), strict=True))
         for part, error in answers.items():
@@ -107,7 +109,7 @@ class Health:
             if breaker.waited() < PATIENCE_SECONDS:
                 continue
             try:
-                await _ping(self._pipeline.store, timeout=PATIENCE_SECONDS)
+                await _ping(self._pipeline.collections, timeout=PATIENCE_SECONDS)
             except Exception:  # the next look says what it is
                 breaker.saw(up=False)
             else:
@@ -117,7 +119,7 @@ class Health:
                 await self._say()
 
 
-async def _ping(part: Backend | Store, *, timeout: float = PERIOD_SECONDS) -> None:
+async def _ping(part: Backend | Collections, *, timeout: float = PERIOD_SECONDS) -> None:
     """Ask a part, and believe it to be down where it minds no timeout."""
     async with asyncio.timeout(2 * timeout):
         await part.ping(timeout=timeout)

@@ -16,13 +16,12 @@ from roost.errors import BadArtifact, BadEmbedding, BadRequest, NoClusters, Roos
 from roost_serving.admission import Admission, Load
 from roost_serving.backends import Backend, Embedded
 from roost_serving.deadline import Deadline
+from roost_serving.ensuring import PING_SECONDS, Collections
 from roost_serving.repository import Model
 from roost_serving.served import Served
 from roost_serving.stores import Filter, Hit, Page, Payload, Point, Store
 from roost_serving.vectors import unit
 from roost_serving.writer import Writer
-
-PING_SECONDS = 2.0
 
 
 class Observer(Protocol):
@@ -106,14 +105,14 @@ class Pipeline:
         self.admission = Admission(limit, observer.holding)
         self.observer = observer
         self.served = Served()
+        self.collections = Collections(store, self.served)
         self._writer = Writer(store, observer)
 
     async def open(self) -> None:
-        """Open both ends at the same time, and a collection for every model version."""
+        """Open both ends at the same time, and a collection for every model version, unless the store is away."""
         await asyncio.gather(self.backend.open(), self.store.open())
         self.served.set(self.backend.models)
-        for model in self.served.models:
-            await self._ensure(model, newest=self.served.is_newest(model))
+        await self.collections.begin()
 
     async def add(self, model: Model) -> None:
         """Serve one more model version; where it is the newest of its name, the name means it from now on.
@@ -126,7 +125,7 @@ class Pipeline:
         await self.store.ping(timeout=PING_SECONDS)  # or all that follows would be in vain
         await self.backend.load(model)
         try:
-            await self._ensure(model, newest=self.served.is_newest(model))
+            await self.collections.ensure(model, newest=self.served.is_newest(model))
         except BaseException:
             self.backend.drop(model)
             raise
@@ -145,8 +144,9 @@ class Pipeline:
         left = [each for each in self.served.models if each is not model]
         heirs = [each for each in left if each.manifest.name == model.manifest.name]
         if heirs and self.served.is_newest(model):
-            await self._ensure(heirs[-1], newest=True)
+            await self.collections.ensure(heirs[-1], newest=True)
         self.served.set(left)
+        self.collections.forget(model)
         self.backend.drop(model)
 
     async def close(self) -> None:
@@ -306,10 +306,6 @@ class Pipeline:
         """
         self._need_clusters(model)
         return await self.store.count_clusters(model.manifest.reference, timeout=timeout)
-
-    async def _ensure(self, model: Model, *, newest: bool) -> None:
-        manifest = model.manifest
-        await self.store.ensure(manifest.reference, dim=manifest.dim, alias=manifest.name if newest else None)
 
     async def _embed(
         self, model: Model, items: Sequence[Item], *, timeout: float | None
