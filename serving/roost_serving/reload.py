@@ -11,13 +11,13 @@ from typing import Protocol
 
 from roost import clusters
 from roost.artifact import Manifest
-from roost.errors import BackendUnavailable, BadArtifact, DeadlineExceeded, DiskFull, RoostError, StoreUnavailable
-from roost_serving import repository
+from roost.errors import BackendUnavailable, BadArtifact, RoostError
+from roost_serving import ensuring, repository
 from roost_serving.pipeline import Pipeline
 from roost_serving.repository import Model, Stamp
 
-PASSING = (BackendUnavailable, StoreUnavailable, DeadlineExceeded, DiskFull)
-"""Errors that the same files may not meet again."""
+PASSING = (BackendUnavailable, *ensuring.PASSING)
+"""Errors that the same files may not meet again, such as a full queue before Triton or the store."""
 
 log = logging.getLogger(__name__)
 

@@ -14,11 +14,13 @@ import pytest
 
 from roost import artifact, clusters
 from roost.client import AsyncClient, Item
-from roost.errors import BackendUnavailable, BadArtifact, DeadlineExceeded, RoostError, UnknownModel
+from roost.errors import BackendUnavailable, BadArtifact, DeadlineExceeded, Overloaded, RoostError, UnknownModel
 from roost.v1 import gateway_pb2 as pb
 from roost.v1 import gateway_pb2_grpc
 from roost_serving import keys
+from roost_serving.backends import onnx as onnx_backend
 from roost_serving.server import serving
+from roost_serving.stores import memory
 
 PERIOD = 0.05
 
@@ -143,6 +145,24 @@ async def test_a_version_that_does_not_repeat_its_golden_images_is_refused_until
         shutil.rmtree(bad)
         add(ours, 2)
         await _until_served(client, "digits@2")
+
+
+@pytest.mark.parametrize("part", [onnx_backend.Backend, memory.Store], ids=["backend", "store"])
+async def test_a_version_that_met_a_full_queue_is_tried_again(settings, ours, monkeypatch, part):
+    method = "load" if part is onnx_backend.Backend else "ensure"
+    take, refused = getattr(part, method), []
+
+    async def busy(self, *arguments, **named):
+        if not refused:
+            refused.append(1)
+            raise Overloaded("The queue is full.", retry_after_seconds=1)
+        return await take(self, *arguments, **named)
+
+    async with gateway(settings, ours, period=PERIOD) as (_, client):
+        monkeypatch.setattr(part, method, busy)
+        add(ours, 2)
+        await _until_served(client, "digits@2")
+        assert refused
 
 
 async def test_clusters_that_are_fitted_later_are_taken(settings, ours, digits):
