@@ -4,8 +4,6 @@ import asyncio
 import logging
 from collections.abc import Mapping
 
-from grpc_health.v1 import health, health_pb2
-
 from roost.errors import RoostError
 from roost_serving.backends import Backend, ModelUnavailable
 from roost_serving.breaker import Breaker
@@ -13,6 +11,7 @@ from roost_serving.ensuring import Collections
 from roost_serving.metrics import Metrics
 from roost_serving.pipeline import Pipeline
 from roost_serving.servicer import SERVICE
+from roost_serving.watchers import HealthServicer
 
 LIVENESS = "liveness"
 READINESS = "readiness"
@@ -44,7 +43,7 @@ class Health:
     """Asks the backend and the store every two seconds whether they answer, and tells their breakers."""
 
     def __init__(self, pipeline: Pipeline, metrics: Metrics, breakers: Mapping[str, Breaker]) -> None:
-        self.servicer = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue]
+        self.servicer = HealthServicer()
         self.parts: dict[str, bool] = {}
         self._pipeline = pipeline
         self._metrics = metrics
@@ -53,7 +52,7 @@ class Health:
 
     async def begin(self) -> None:
         """Look once, then go on looking until `drain`."""
-        await self.servicer.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
+        self.servicer.say({LIVENESS: True})
         await self.look()
         for part in (part for part, up in self.parts.items() if not up):
             self._breakers[part].saw(up=False)  # it was never seen to be up, so that this is no chance
@@ -69,19 +68,19 @@ class Health:
                 log.error("the %s could not be asked, so it counts as down", part, exc_info=error)
         for part, error in answers.items():
             self._saw(part, up=error is None or isinstance(error, ModelUnavailable))
-        await self._say()
+        self._say()
 
     def _saw(self, part: str, *, up: bool) -> None:
         self.parts = self.parts | {part: up}
         self._metrics.ready.labels(part).set(up)
         self._breakers[part].saw(up=up)
 
-    async def drain(self) -> None:
+    def drain(self) -> None:
         """Say NOT_SERVING from now on."""
         for task in self._watch:
             task.cancel()
         self.parts = dict.fromkeys(self.parts, False)
-        await self._say()
+        self._say()
 
     @property
     def ready(self) -> bool:
@@ -91,10 +90,8 @@ class Health:
     def _serves(self, service: str) -> bool:
         return all(self.parts.get(part, False) for part in NEEDS[service])
 
-    async def _say(self) -> None:
-        kind = health_pb2.HealthCheckResponse
-        for service in NEEDS:
-            await self.servicer.set(service, kind.SERVING if self._serves(service) else kind.NOT_SERVING)
+    def _say(self) -> None:
+        self.servicer.say({service: self._serves(service) for service in NEEDS})
 
     async def _keep_looking(self) -> None:
         while True:
@@ -116,7 +113,7 @@ class Health:
                 breaker.saw(up=True)
             if breaker.open:  # one slow answer is nothing to tell a load balancer
                 self._saw(STORE, up=False)
-                await self._say()
+                self._say()
 
 
 async def _ping(part: Backend | Collections, *, timeout: float = PERIOD_SECONDS) -> None:

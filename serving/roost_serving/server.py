@@ -139,13 +139,13 @@ async def _gateway(settings: ServeSettings, tracers: list[grpc.aio.ServerInterce
                 models=[model.manifest.reference for model in pipeline.served.models],
                 reloader=reloader,
             )
-            await health.drain()
+            health.drain()
             await asyncio.sleep(settings.drain_seconds)
         finally:
             await server.stop(settings.grace_seconds)
             await web.cleanup()
     finally:
-        await health.drain()
+        health.drain()
         await reloader.end()
         await pipeline.close()
 
