@@ -26,7 +26,8 @@ async def test_a_watcher_that_leaves_takes_nothing_from_those_that_stay(settings
         one.add_done_callback(lambda _: leaving.set())
         one.cancel()
         await leaving.wait()
-        assert (await (last := watch(channel)).read()).status == Kind.SERVING  # so the gateway knows that it left
+        last = watch(channel)
+        assert (await last.read()).status == Kind.SERVING  # so the gateway knows that it left
 
         async def follow() -> None:
             seen.append((await other.read()).status)
