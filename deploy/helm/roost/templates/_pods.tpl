@@ -67,12 +67,3 @@ seccompProfile: { type: RuntimeDefault }
   subPath: {{ . }}
   {{- end }}
 {{- end }}
-
-{{/* What asks whether the gateway lives; a kubelet's gRPC knows no TLS. Takes the name of the secret with its certificate. */}}
-{{- define "roost.alive" -}}
-{{- if . -}}
-httpGet: { port: http, path: /livez }
-{{- else -}}
-grpc: { port: 50051, service: liveness }
-{{- end -}}
-{{- end }}
