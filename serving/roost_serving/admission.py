@@ -1,11 +1,10 @@
 """How much work the gateway holds at once, in all and for each caller: beyond, it is refused at once."""
 
 import asyncio
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -13,14 +12,13 @@ from roost.errors import Overloaded, RateLimited, TooLarge
 from roost_serving import callers
 from roost_serving.callers import ANYONE, Caller
 from roost_serving.fair import Turns
+from roost_serving.rates import Rates
 
 RETRY_AFTER_SECONDS = 0.5
 STREAM_SHARE = 0.75
 """Streams fill this share of a limit; the rest stays free for calls, so that a bulk load never shuts them out."""
 CALLER_SHARE = 0.5
 """Of a limit, what one key may fill, so that another always finds room."""
-BURST_SECONDS = 1.0
-"""A caller may spend so much of its rate at once."""
 
 
 class Load(NamedTuple):
@@ -56,22 +54,6 @@ class Waiting:
     turn: asyncio.Future[None]
 
 
-@dataclass
-class Bucket:
-    """What a caller may still spend of its rate; a call larger than that is let in, and paid for afterwards."""
-
-    rate: float
-    level: float
-    at: float = field(default_factory=time.monotonic)
-
-    def seconds(self) -> float:
-        """How long until something is left: 0 where there is."""
-        now = time.monotonic()
-        self.level = min(self.level + (now - self.at) * self.rate, max(1.0, self.rate * BURST_SECONDS))
-        self.at = now
-        return 0.0 if self.level > 0 else -self.level / self.rate + 1e-3
-
-
 class Admission:
     """Counts the images and bytes in flight.
 
@@ -86,7 +68,7 @@ class Admission:
         self._own: dict[str, Load] = defaultdict(lambda: NOTHING)
         self._observe = observe
         self._waiting: Turns[Waiting] = Turns()
-        self._buckets: dict[str, Bucket] = {}
+        self._rates = Rates()
 
     @contextmanager
     def take(self, load: Load) -> Iterator[None]:
@@ -174,7 +156,7 @@ class Admission:
         return share if caller.in_flight is None else share._replace(images=min(caller.in_flight, self.limit.images))
 
     def _spend(self, caller: Caller, load: Load) -> None:
-        bucket = self._bucket(caller)
+        bucket = self._rates.of(caller.name, caller.images_per_second)
         if bucket is None:
             return
         if seconds := bucket.seconds():
@@ -186,21 +168,11 @@ class Admission:
         bucket.level -= load.images
 
     async def _pace(self, caller: Caller, load: Load) -> None:
-        bucket = self._bucket(caller)
+        bucket = self._rates.of(caller.name, caller.images_per_second)
         if bucket is not None:
             bucket.level -= load.images  # at once, so that items that wait do so one after the other
             if seconds := bucket.seconds():
                 await asyncio.sleep(seconds)
-
-    def _bucket(self, caller: Caller) -> Bucket | None:
-        rate = caller.images_per_second
-        if rate is None:
-            self._buckets.pop(caller.name, None)
-            return None
-        bucket = self._buckets.get(caller.name)
-        if bucket is None or bucket.rate != rate:  # the keys may have been changed
-            bucket = self._buckets[caller.name] = Bucket(rate, level=max(1.0, rate * BURST_SECONDS))
-        return bucket
 
     def _hold(self, caller: Caller, load: Load) -> None:
         self.held += load

@@ -33,6 +33,8 @@ class Caller:
     images_per_second: float | None = None
     in_flight: int | None = None
     """Images that the gateway holds for the caller at once; its own limit where None."""
+    calls_per_second: float | None = None
+    """Calls, and messages of streams; any number where None."""
 
     def check_role(self, needed: Role) -> None:
         """Refuse what the caller's role is too low for.

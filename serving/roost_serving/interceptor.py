@@ -1,9 +1,10 @@
 """Asks who calls, counts, times, and translates the errors of every call: the only place that does."""
 
-import inspect
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,9 +12,11 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
-from roost.errors import BadRequest, RoostError, Unexpected
+from roost.errors import BadRequest, DeadlineExceeded, RoostError, Unexpected
 from roost_serving import callers, logs, status
 from roost_serving.access import Access
+from roost_serving.callers import ANYONE, Caller
+from roost_serving.calls import HEALTH, Calls
 from roost_serving.metrics import Metrics
 
 Context = grpc.aio.ServicerContext
@@ -24,19 +27,19 @@ CODES = {code.value[0]: code.name for code in grpc.StatusCode}
 UNKNOWN = "unknown"
 """In metrics, who has no key that is known here."""
 
-MAKE = {
-    "unary": grpc.unary_unary_rpc_method_handler,
-    "server_stream": grpc.unary_stream_rpc_method_handler,
-    "client_stream": grpc.stream_unary_rpc_method_handler,
-    "bidi_stream": grpc.stream_stream_rpc_method_handler,
-}
+HEALTH_SECONDS = 5.0
+"""A question for the health, which strangers may ask, must have been sent within so long."""
 
 
 class Interceptor(grpc.aio.ServerInterceptor):
-    """Wraps the handler of every method, of whatever kind, in the same few lines."""
+    """Wraps the handler of every method, of whatever kind, in the same few lines.
 
-    def __init__(self, metrics: Metrics, access: Access) -> None:
-        self._metrics, self._access = metrics, access
+    To gRPC every method takes a stream of messages, which is the same to a caller: it would read the one message of
+    others, however large, before the handler could refuse whoever sends it.
+    """
+
+    def __init__(self, metrics: Metrics, access: Access, calls: Calls) -> None:
+        self._metrics, self._access, self._calls = metrics, access, calls
         self._handlers: dict[str, Any] = {}
 
     async def intercept_service(
@@ -52,17 +55,21 @@ class Interceptor(grpc.aio.ServerInterceptor):
         return self._handlers[name]
 
     def _watch(self, handler: Any, name: str) -> Any:
-        _, service, method = name.split("/")
-        call = Call(self._metrics, self._access, handler, service, method)
-        behaviour = call.respond_stream if handler.response_streaming else call.respond
-        return MAKE[call.kind](behaviour, request_deserializer=None, response_serializer=handler.response_serializer)
+        call = Call(self._metrics, self._access, self._calls, handler, name)
+        if handler.response_streaming:
+            make, behaviour = grpc.stream_stream_rpc_method_handler, call.respond_stream
+        else:
+            make, behaviour = grpc.stream_unary_rpc_method_handler, call.respond
+        return make(behaviour, request_deserializer=None, response_serializer=handler.response_serializer)
 
 
 class Call:
     """What is the same for every call of one method."""
 
-    def __init__(self, metrics: Metrics, access: Access, handler: Any, service: str, method: str) -> None:
-        self._access, self._method = access, f"/{service}/{method}"
+    def __init__(self, metrics: Metrics, access: Access, calls: Calls, handler: Any, name: str) -> None:
+        _, service, method = name.split("/")
+        self._access, self._calls, self._method = access, calls, name
+        self._patience = HEALTH_SECONDS if name.startswith(HEALTH) else None
         self.kind = {
             (False, False): "unary",
             (False, True): "server_stream",
@@ -86,12 +93,12 @@ class Call:
         self._received = metrics.received.labels(*self._labels)
         self._sent = metrics.sent.labels(*self._labels)
 
-    async def respond(self, request: Any, context: Context) -> Any:
+    async def respond(self, requests: AsyncIterator[bytes], context: Context) -> Any:
         """A handler with one response."""
         watch = self._begin(context)
         try:
             self._admit(watch)
-            response = await self._behaviour(self._read(request), context)
+            response = await self._behaviour(await self._read(requests, watch), context)
             self._sent.inc()
             watch.code = _code(context)
             return response
@@ -101,15 +108,12 @@ class Call:
         finally:
             self._end(watch)
 
-    async def respond_stream(self, request: Any, context: Context) -> AsyncIterator[Any]:
+    async def respond_stream(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
         """A handler with a stream of responses."""
         watch = self._begin(context)
         try:
             self._admit(watch)
-            responses = self._behaviour(self._read(request), context)
-            if inspect.isawaitable(responses):  # the health service's Watch writes to the context itself
-                await responses
-            else:
+            async with aclosing(self._behaviour(await self._read(requests, watch), context)) as responses:
                 async for response in responses:
                     self._sent.inc()
                     yield response
@@ -120,11 +124,25 @@ class Call:
         finally:
             self._end(watch)
 
-    def _read(self, request: Any) -> Any:
-        return self._read_stream(request) if self._handler.request_streaming else self._parse(request)
+    async def _read(self, requests: AsyncIterator[bytes], watch: "Watch") -> Any:
+        """What the handler is given: its one message, or the stream of them."""
+        if self._handler.request_streaming:
+            return self._read_stream(requests, watch)
+        try:
+            async with asyncio.timeout(self._patience):
+                request = await watch.context.read()
+        except TimeoutError:
+            raise DeadlineExceeded(f"No message came within {self._patience} s.")
+        if request is grpc.aio.EOF:  # pyright: ignore[reportAttributeAccessIssue]
+            raise BadRequest("The call has no message. Send one.", field="message")
+        return self._parse(request)
 
-    async def _read_stream(self, requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+    async def _read_stream(self, requests: AsyncIterator[bytes], watch: "Watch") -> AsyncIterator[Any]:
+        first = True
         async for request in requests:
+            if not first:
+                await self._calls.message(watch.caller or ANYONE)
+            first = False
             yield self._parse(request)
 
     def _parse(self, request: bytes) -> Any:
@@ -145,7 +163,8 @@ class Call:
     def _admit(self, watch: "Watch") -> None:
         who = self._access.caller(self._method, watch.metadata)
         callers.begin(who)
-        watch.caller = who.name
+        watch.caller = who
+        watch.release = self._calls.begin(self._method, who, watch.context.peer())
 
     async def _fail(self, watch: "Watch", error: BaseException) -> None:
         """Answer with what went wrong; returns where the call ends without an answer of ours."""
@@ -158,18 +177,22 @@ class Call:
             log.exception("%s failed", "/".join(self._labels[1:]), exc_info=error)
             error = Unexpected("The gateway failed. Its log says why.")
         else:  # it was cancelled, or its stream closed
-            left = watch.context.time_remaining()
-            watch.code = "CANCELLED" if left is None or left > 0 else "DEADLINE_EXCEEDED"
+            watch.code = _gone(watch.context)
             return
         watch.code = error.code
         answer = rpc_status.to_status(status.of(error))
         trailer = (*answer.trailing_metadata, *status.pushback(error), *watch.trailer)
-        await watch.context.abort(answer.code, answer.details, trailer)
+        try:
+            await watch.context.abort(answer.code, answer.details, trailer)
+        except grpc.aio.InternalError:  # nobody is there to hear it
+            watch.code = _gone(watch.context)
+            raise
 
     def _end(self, watch: "Watch") -> None:
+        watch.release()
         seconds = time.monotonic() - watch.begun
         self._metrics.handled.labels(*self._labels, watch.code).inc()
-        self._metrics.ended(watch.caller, watch.code)
+        self._metrics.ended(UNKNOWN if watch.caller is None else watch.caller.name, watch.code)
         self._handling.observe(seconds)
         log.debug("%s ended with %s after %.1f ms", self._method, watch.code, 1000 * seconds)
 
@@ -182,8 +205,15 @@ class Watch:
     metadata: tuple[tuple[str, str | bytes], ...]
     trailer: tuple[tuple[str, str], ...]
     begun: float = field(default_factory=time.monotonic)
-    caller: str = UNKNOWN
+    caller: Caller | None = None
     code: str = "OK"
+    release: Callable[[], None] = lambda: None
+
+
+def _gone(context: Context) -> str:
+    """Why nobody waits for an answer any more."""
+    left = context.time_remaining()
+    return "CANCELLED" if left is None or left > 0 else "DEADLINE_EXCEEDED"
 
 
 def _code(context: Context) -> str:

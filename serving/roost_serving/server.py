@@ -21,6 +21,7 @@ from roost_serving.access import Access
 from roost_serving.admission import Load
 from roost_serving.breaker import BACKEND_CALLS, STORE_CALLS, Breaker, guarded
 from roost_serving.callers import Role
+from roost_serving.calls import MOST_CALLS, MOST_WATCHES, Calls
 from roost_serving.health import BACKEND, STORE, Health
 from roost_serving.interceptor import Interceptor
 from roost_serving.keys import Keys
@@ -32,8 +33,8 @@ from roost_serving.settings import ServeSettings
 from roost_serving.tls import Certificates
 from roost_serving.tracing import traced
 
-MOST_CALLS = 1024
-"""Calls and streams open at once; gRPC refuses those beyond, so that what waits for admission is bounded too."""
+BACKSTOP = 2 * (MOST_CALLS + MOST_WATCHES)
+"""Calls at once beyond which gRPC itself refuses, without a word of why. The interceptor refuses long before."""
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ async def _gateway(settings: ServeSettings, tracers: list[grpc.aio.ServerInterce
     )
     health = Health(pipeline, metrics, breakers)
     reloader = Reloader(pipeline, metrics, period=settings.reload_seconds)
-    server = _server(settings, pipeline, reloader, health, [*tracers, Interceptor(metrics, access)])
+    server = _server(settings, pipeline, reloader, health, [*tracers, Interceptor(metrics, access, Calls())])
     try:
         port = _bind(server, settings, _certificates(settings, metrics))
         await pipeline.open()
@@ -177,7 +178,7 @@ def _server(
             ("grpc.max_send_message_length", settings.max_message_bytes),
             ("grpc.so_reuseport", 0),
         ],
-        maximum_concurrent_rpcs=MOST_CALLS,
+        maximum_concurrent_rpcs=BACKSTOP,
     )
     servicer = GatewayServicer(
         pipeline,
