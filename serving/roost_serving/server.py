@@ -68,9 +68,10 @@ def run(settings: ServeSettings, *, on_ready: Callable[[Running], None] | None =
     logs.configure(settings.log_level, settings.log_format)
 
     async def main() -> None:
-        stop = asyncio.Event()
+        stop, asked = asyncio.Event(), _Asked()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.reload)
         async with AsyncExitStack() as stack:
             opening = asyncio.create_task(stack.enter_async_context(serving(settings)))
             stopping = asyncio.create_task(stop.wait())
@@ -86,8 +87,7 @@ def run(settings: ServeSettings, *, on_ready: Callable[[Running], None] | None =
             log.info("serving %s on %s, http on %s", ", ".join(running.models), running.address, running.http_address)
             if on_ready is not None:
                 on_ready(running)
-            asked = _Asked(running.reloader)
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.reload)
+            asked.begin(running.reloader)
             await stopping
             log.info("draining")
 
@@ -132,19 +132,22 @@ async def _gateway(settings: ServeSettings, tracers: list[grpc.aio.ServerInterce
         reloader.begin()
         await health.begin()
         await server.start()
-        web, http_port = await _listen(settings, metrics, health, access)
         try:
-            yield Running(
-                address=f"{settings.host}:{port}",
-                http_address=f"{settings.http_host}:{http_port}",
-                models=[model.manifest.reference for model in pipeline.served.models],
-                reloader=reloader,
-            )
-            health.drain()
-            await asyncio.sleep(settings.drain_seconds)
+            web, http_port = await _listen(settings, metrics, health, access)
+            try:
+                yield Running(
+                    address=f"{settings.host}:{port}",
+                    http_address=f"{settings.http_host}:{http_port}",
+                    models=[model.manifest.reference for model in pipeline.served.models],
+                    reloader=reloader,
+                )
+                health.drain()
+                await asyncio.sleep(settings.drain_seconds)
+            finally:
+                await server.stop(settings.grace_seconds)
+                await web.cleanup()
         finally:
-            await server.stop(settings.grace_seconds)
-            await web.cleanup()
+            await server.stop(None)  # where HTTP cannot listen; otherwise it has ended
     finally:
         health.drain()
         await reloader.end()
@@ -154,11 +157,22 @@ async def _gateway(settings: ServeSettings, tracers: list[grpc.aio.ServerInterce
 class _Asked:
     """Reloads for signals, which cannot wait; what came of it is in the log."""
 
-    def __init__(self, reloader: Reloader) -> None:
-        self._reloader = reloader
+    def __init__(self) -> None:
+        self._reloader: Reloader | None = None
+        self._early = False
         self._running: set[asyncio.Task[Reloaded]] = set()
 
+    def begin(self, reloader: Reloader) -> None:
+        """The gateway is open: do what was asked before."""
+        self._reloader = reloader
+        if self._early:
+            self.reload()
+
     def reload(self) -> None:
+        if self._reloader is None:
+            self._early = True
+            log.info("it will look for new model versions once it serves")
+            return
         task = asyncio.create_task(self._reloader.reload())
         self._running.add(task)
         task.add_done_callback(self._running.discard)
