@@ -37,11 +37,17 @@ def configure(level: str, form: Format) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Json() if form == "json" else Text())
     logging.basicConfig(level=level.upper(), handlers=[handler])
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_shows_no_metadata)
 
 
 def configure_as_parent() -> None:
     """Log to stderr in the form that the process which started this one was told."""
     configure("info", "json" if os.environ.get(VARIABLE) == "json" else "text")
+
+
+def _shows_no_metadata(record: logging.LogRecord) -> bool:
+    """Whether an event of gRPC's is not the one that shows metadata which is no UTF-8, and may be a mistyped key."""
+    return not str(record.msg).startswith("Invalid encoding on")
 
 
 class Text(logging.Formatter):

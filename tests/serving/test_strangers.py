@@ -71,6 +71,47 @@ async def test_a_call_without_a_message_is_a_bad_request(gateway):
         assert await asyncio.wait_for(call.code(), 10) is grpc.StatusCode.INVALID_ARGUMENT
 
 
+async def test_a_key_with_a_stray_byte_does_not_reach_the_log(serve, repository, tmp_path):
+    file = tmp_path / "keys.toml"
+    key = keys.add(file, "webshop")
+    arguments = ("--backend", f"onnx://{repository}", "--store", "memory://", "--keys-file", str(file))
+    with serve(*arguments) as running:
+        answer = await call_by_hand(running.address, f"Bearer {key}".encode() + b"\xff")
+        assert b"grpc-status\x0216" in answer  # UNAUTHENTICATED
+        assert running.stop() == 0
+        said = running.process.stderr.read()
+    assert "draining" in said
+    assert key not in said
+    assert "Traceback" not in said
+
+
+async def call_by_hand(address: str, authorization: bytes) -> bytes:
+    """What a gateway sends to a call's headers, which no client of gRPC's would send: frames of HTTP/2."""
+
+    def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+        return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+    headers = {
+        b":method": b"POST",
+        b":scheme": b"http",
+        b":path": b"/roost.v1.GatewayService/ListModels",
+        b":authority": b"gateway",
+        b"te": b"trailers",
+        b"content-type": b"application/grpc",
+        b"authorization": authorization,
+    }
+    packed = b"".join(b"\0" + bytes([len(n)]) + n + bytes([len(v)]) + v for n, v in headers.items())
+    host, _, port = address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"") + frame(1, 4, 1, packed))
+    answer = b""
+    async with asyncio.timeout(30):
+        while b"grpc-status" not in answer or not answer.partition(b"grpc-status")[2]:
+            answer += await reader.read(4096)
+    writer.close()
+    return answer
+
+
 def reason(error: object) -> str:
     assert isinstance(error, grpc.aio.AioRpcError)
     info = error_details_pb2.ErrorInfo()
