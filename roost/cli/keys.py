@@ -19,6 +19,7 @@ def add(
     role: Annotated[str, typer.Option(help="read, write or admin.")] = "read",
     model: Annotated[list[str] | None, typer.Option(help="Only this model; may be given several times.")] = None,
     images_per_second: Annotated[float | None, typer.Option(help="The most that the key may send.")] = None,
+    calls_per_second: Annotated[float | None, typer.Option(help="The most calls that it may make.")] = None,
     in_flight: Annotated[int | None, typer.Option(help="The most images that are held for it at once.")] = None,
     file: File = DEFAULT,
 ) -> None:
@@ -29,7 +30,15 @@ def add(
     with stage("serving"):
         from roost_serving import keys
 
-        key = keys.add(file, name, role=role, models=model, images_per_second=images_per_second, in_flight=in_flight)
+        key = keys.add(
+            file,
+            name,
+            role=role,
+            models=model,
+            images_per_second=images_per_second,
+            calls_per_second=calls_per_second,
+            in_flight=in_flight,
+        )
     typer.echo(key)
     say(f"The key of {name} is printed this once; {file} keeps its hash. A running gateway takes it within seconds.")
 
@@ -49,14 +58,15 @@ def list_(*, file: File = DEFAULT, json: Json = False) -> None:
             caller.role.name.lower(),
             None if caller.models is None else sorted(caller.models),
             caller.images_per_second,
+            caller.calls_per_second,
             caller.in_flight,
         )
         for caller in callers
     ]
-    columns = ("name", "role", "models", "images_per_second", "in_flight")
+    columns = ("name", "role", "models", "images_per_second", "calls_per_second", "in_flight")
     if json:
         for row in rows:
             emit(dict(zip(columns, row, strict=True)))
         return
     shown = [(name, role, "all" if models is None else ", ".join(models), *rest) for name, role, models, *rest in rows]
-    table(["name", "role", "models", "#images/s", "#in flight"], shown)
+    table(["name", "role", "models", "#images/s", "#calls/s", "#in flight"], shown)

@@ -47,8 +47,13 @@ class Calls:
             return self._watches.begin(peer.rpartition(":")[0], share=CALLER_SHARE)
         if method.startswith(HEALTH):
             return lambda: None
-        self._spend(caller)
-        return self._calls.begin(caller.name, share=1.0 if caller is ANYONE else CALLER_SHARE)
+        end = self._calls.begin(caller.name, share=1.0 if caller is ANYONE else CALLER_SHARE)
+        try:
+            self._spend(caller)
+        except RateLimited:
+            end()
+            raise
+        return end
 
     async def message(self, caller: Caller) -> None:
         """Count one more message of a stream, whose first came with the call: it is slowed, not refused."""

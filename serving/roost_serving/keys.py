@@ -5,6 +5,7 @@
     role = "read"                # read, write or admin
     models = ["photos"]          # whose collections it may use; all where left out
     images_per_second = 50       # a rate limit; none where left out
+    calls_per_second = 100       # likewise, of calls and of messages of streams, whatever they ask for
     in_flight = 64               # images that the gateway holds for it at once
 
 Keys are random and long, so that a plain hash keeps them: `roost keys add` makes one.
@@ -46,6 +47,7 @@ class _Key(BaseModel):
     role: Literal["read", "write", "admin"] = "read"
     models: Annotated[list[Annotated[str, Field(pattern=artifact.NAME)]], Field(min_length=1)] | None = None
     images_per_second: PositiveFloat | None = None
+    calls_per_second: PositiveFloat | None = None
     in_flight: PositiveInt | None = None
 
 
@@ -140,6 +142,7 @@ def _callers(path: Path, text: str) -> dict[str, Caller]:
             None if key.models is None else frozenset(key.models),
             key.images_per_second,
             key.in_flight,
+            key.calls_per_second,
         )
         for name, key in content.keys.items()
     }
@@ -155,6 +158,7 @@ def add(
     role: str = "read",
     models: Sequence[str] | None = None,
     images_per_second: float | None = None,
+    calls_per_second: float | None = None,
     in_flight: int | None = None,
 ) -> str:
     """Make a key and add it to a file, which is made where there is none.
@@ -167,7 +171,7 @@ def add(
     """
     key = PREFIX + secrets.token_urlsafe(32)
     told = {"sha256": _digest(key), "role": role, "models": models or None}
-    told |= {"images_per_second": images_per_second, "in_flight": in_flight}
+    told |= {"images_per_second": images_per_second, "calls_per_second": calls_per_second, "in_flight": in_flight}
     table = f"[keys.{json.dumps(name)}]\n"  # a TOML string is written as a JSON one
     table += "".join(f"{field} = {json.dumps(value)}\n" for field, value in told.items() if value is not None)
     try:
@@ -185,7 +189,8 @@ def add(
 
 
 def _digest(key: str) -> str:
-    return hashlib.sha256(key.encode()).hexdigest()
+    # A header of bytes that are no UTF-8 has surrogates in their place: it is nobody's key, but may be asked for.
+    return hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()
 
 
 def _not_toml(path: Path, error: ValueError) -> BadSettings:

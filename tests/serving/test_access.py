@@ -121,6 +121,17 @@ async def test_metrics_can_ask_for_a_key(guarded, held, kind, status):
     assert await fetch(guarded, "/metrics", held[kind]) == status
 
 
+async def test_metrics_are_refused_to_a_key_that_is_no_text(guarded):
+    host, _, port = guarded.http_address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    request = (
+        b"GET /metrics HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\nAuthorization: Bearer roost_\xff\xfe\r\n\r\n"
+    )
+    writer.write(request)
+    assert (await reader.read()).startswith(b"HTTP/1.1 401 ")
+    writer.close()
+
+
 @pytest.mark.parametrize("route", ["/livez", "/readyz"])
 async def test_a_kubelet_needs_no_key(guarded, route):
     assert await fetch(guarded, route, None) == 200

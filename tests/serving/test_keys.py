@@ -20,10 +20,12 @@ def file(tmp_path):
 
 
 def test_a_new_key_opens_and_only_its_hash_is_kept(file):
-    key = keys.add(file, "webshop", role="write", models=["photos"], images_per_second=2.5, in_flight=8)
+    key = keys.add(
+        file, "webshop", role="write", models=["photos"], images_per_second=2.5, calls_per_second=9, in_flight=8
+    )
     caller = Keys(file).caller(key)
     assert (caller.name, caller.role, caller.models) == ("webshop", Role.WRITE, {"photos"})
-    assert (caller.images_per_second, caller.in_flight) == (2.5, 8)
+    assert (caller.images_per_second, caller.calls_per_second, caller.in_flight) == (2.5, 9, 8)
     assert key not in file.read_text()
 
 
@@ -34,7 +36,7 @@ def test_keys_are_added_to_those_that_are_there(file):
     assert file.read_text().startswith("# ours\n")
 
 
-@pytest.mark.parametrize("presented", ["", "one ", HASH, "två", "roost_" + "x" * 43])
+@pytest.mark.parametrize("presented", ["", "one ", HASH, "två", "\udcff", "roost_" + "x" * 43])
 def test_what_is_no_key_opens_nothing(file, presented):
     file.write_text(f'[keys.first]\nsha256 = "{HASH}"\n')
     found = Keys(file)
@@ -54,6 +56,7 @@ def test_what_is_no_key_opens_nothing(file, presented):
         (f'[keys.a]\nsha256 = "{HASH}"\nrole = "root"\n', r"keys\.a\.role"),
         (f'[keys.a]\nsha256 = "{HASH}"\nmodels = []\n', r"keys\.a\.models"),
         (f'[keys.a]\nsha256 = "{HASH}"\nimages_per_second = 0\n', r"keys\.a\.images_per_second"),
+        (f'[keys.a]\nsha256 = "{HASH}"\ncalls_per_second = 0\n', r"keys\.a\.calls_per_second"),
         (f'[keys.a]\nsha256 = "{HASH}"\nrol = "read"\n', r"keys\.a\.rol"),
         (f'[keys."A key"]\nsha256 = "{HASH}"\n', r"keys\.\(not shown\): String should match"),
         (f'[keys."roost_Asecret"]\nsha256 = "{HASH}"\n', r"keys\.\(not shown\): String should match"),

@@ -69,3 +69,39 @@ async def test_a_key_beyond_its_rate_is_told_when_it_may_go_on(settings, digits,
         assert seconds == pytest.approx(2.0, abs=1.0)
         assert pushback == round(seconds * 1000)
         await stub.EmbedItems(request, metadata=(("authorization", f"Bearer {free}"),))
+
+
+async def test_a_key_beyond_its_calls_is_refused_whatever_it_asks(settings, tmp_path):
+    file = tmp_path / "keys.toml"
+    slow = (("authorization", f"Bearer {keys.add(file, 'slow', role='write', calls_per_second=0.1)}"),)
+    free = (("authorization", f"Bearer {keys.add(file, 'free')}"),)
+    guarded = settings.model_copy(update={"keys_file": file})
+    async with serving(guarded) as running, grpc.aio.insecure_channel(running.address) as channel:
+        stub = gateway_pb2_grpc.GatewayServiceStub(channel)
+        for _ in range(2):  # what is left of a first call lets in a second, which is paid for afterwards
+            await stub.ListItems(pb.ListItemsRequest(model="digits"), metadata=slow)
+        asked = (
+            (stub.ListItems, pb.ListItemsRequest(model="digits")),
+            (stub.GetItem, pb.GetItemRequest(model="digits", id="x")),
+            (stub.SearchItems, pb.SearchItemsRequest(model="digits", id="x")),
+            (stub.DeleteItem, pb.DeleteItemRequest(model="digits", id="x")),
+        )
+        for method, request in asked:
+            with pytest.raises(grpc.aio.AioRpcError, match=r"may make 0\.1 calls a second") as caught:
+                await method(request, metadata=slow)
+            reason, seconds, pushback = told(caught.value)
+            assert (reason, pushback) == ("RATE_LIMITED", round(seconds * 1000))
+            assert 5 < seconds <= 10.1
+        await stub.ListItems(pb.ListItemsRequest(model="digits"), metadata=free)
+
+
+async def test_each_message_of_a_stream_is_a_call_for_which_it_waits(settings, tmp_path):
+    file = tmp_path / "keys.toml"
+    key = (("authorization", f"Bearer {keys.add(file, 'slow', role='write', calls_per_second=20)}"),)
+    guarded = settings.model_copy(update={"keys_file": file})
+    async with serving(guarded) as running, grpc.aio.insecure_channel(running.address) as channel:
+        stub = gateway_pb2_grpc.GatewayServiceStub(channel)
+        begun = asyncio.get_running_loop().time()
+        requests = [pb.IngestItemsRequest(model="digits")] * 30  # a burst of 20, then 10 at the rate
+        assert len([answer async for answer in stub.IngestItems(iter(requests), metadata=key)]) == 30
+        assert asyncio.get_running_loop().time() - begun > 0.45
