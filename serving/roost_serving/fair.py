@@ -6,7 +6,7 @@ import sys
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Lock, Thread, get_native_id
 from typing import Generic, TypeVar
 
@@ -61,6 +61,16 @@ class Turns(Generic[T]):
             if not queue:
                 del self._queues[who]
 
+    def prune(self, who: str, gone: Callable[[T], bool]) -> int:
+        """Remove the things of a caller that are no longer wanted, in one pass; how many there were."""
+        queue: deque[T] = self._queues.get(who, deque())
+        kept = deque(thing for thing in queue if not gone(thing))
+        if kept:
+            self._queues[who] = kept  # whose turn it is stays as it was
+        else:
+            self._queues.pop(who, None)
+        return len(queue) - len(kept)
+
 
 class FairPool(Generic[Q, A]):
     """Threads that take from every caller in turn, each its share of what waits.
@@ -84,8 +94,16 @@ class FairPool(Generic[Q, A]):
             thread.start()
 
     async def ask(self, questions: Iterable[Q]) -> list[A]:
-        """Have several of the current caller's questions answered; where one fails, those after it are passed over."""
-        return await all_of([self.submit(question) for question in questions])
+        """Have several of the current caller's questions answered.
+
+        Where one fails, or whoever asks gives up, those that still wait are dropped.
+        """
+        answers = [self.submit(question) for question in questions]
+        try:
+            return await all_of(answers)
+        except BaseException:
+            self._prune(callers.current().name)
+            raise
 
     def submit(self, question: Q) -> asyncio.Future[A]:
         """Have the current caller's question answered; one that is cancelled before its turn is passed over.
@@ -111,6 +129,15 @@ class FairPool(Generic[Q, A]):
             self._more.put(False)
         for thread in self._threads:
             thread.join()
+
+    def _prune(self, who: str) -> None:
+        """Drop what a caller gave up: its images would stay, and nobody counts them any more."""
+        with self._lock:
+            if self._closed:
+                return
+            for _ in range(self._turns.prune(who, lambda asked: asked[1].cancelled())):
+                with suppress(Empty):  # a thread that has the turn already will find that it is nobody's
+                    self._more.get_nowait()
 
     def _run(self) -> None:
         if sys.platform == "linux":  # elsewhere, the whole process would be

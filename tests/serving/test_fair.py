@@ -1,5 +1,7 @@
 import asyncio
+import random
 import threading
+import weakref
 
 import pytest
 
@@ -70,6 +72,63 @@ async def test_work_that_is_cancelled_before_its_turn_is_not_begun(pool):
     gate.set()
     await asyncio.gather(held, kept)
     assert done == [2]
+
+
+class Question:
+    """Something that can be seen to be let go of."""
+
+    def __call__(self) -> int:
+        return 1
+
+
+async def test_what_its_caller_gave_up_is_let_go_of_while_every_worker_is_busy(pool):
+    begun, gate = threading.Event(), threading.Event()
+    held = pool.submit(lambda: begun.set() or gate.wait())
+    await asyncio.to_thread(begun.wait)
+    kept = asyncio.create_task(submit(pool, "other", [Question()]))
+    given_up = weakref.WeakSet()
+    try:
+        for _ in range(20):
+            questions = [Question() for _ in range(50)]
+            given_up.update(questions)
+            asked = asyncio.create_task(pool.ask(questions))
+            await asyncio.sleep(0)
+            asked.cancel()
+            del questions
+            await asyncio.wait([asked])
+            del asked
+        assert not len(given_up)
+        assert (len(pool._turns), pool._more.qsize()) == (1, 1)
+    finally:
+        gate.set()
+    assert await held
+    assert await kept == [1]
+
+
+async def test_what_is_kept_is_answered_however_much_is_given_up_beside_it(seed):
+    chance = random.Random(seed)
+    pool = FairPool(lambda numbers: numbers, workers=3, most=4, name="test")
+
+    async def ask(place: int) -> bool:
+        callers.begin(Caller(f"caller-{place % 3}", Role.READ))
+        numbers = list(range(place, place + chance.randrange(1, 30)))
+        asked = asyncio.create_task(pool.ask(numbers))
+        for _ in range(chance.randrange(8)):
+            await asyncio.sleep(0)
+        if chance.random() < 0.5:
+            asked.cancel()
+            await asyncio.wait([asked])
+            return False
+        assert await asked == numbers
+        return True
+
+    try:
+        async with asyncio.timeout(60):
+            answered = [await asyncio.gather(*(ask(place) for place in range(20))) for _ in range(50)]
+        assert not len(pool._turns)
+        assert any(any(each) for each in answered)
+    finally:
+        pool.close()
 
 
 async def test_an_error_is_its_waiter_s(pool):
