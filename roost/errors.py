@@ -181,7 +181,7 @@ class RateLimited(RoostError):
 
 
 class DiskFull(RoostError):
-    """A disk has no space left; what was acknowledged is kept."""
+    """A disk has no space left; what was acknowledged is kept. A call may succeed once someone has freed some."""
 
     code = "RESOURCE_EXHAUSTED"
     reason = "DISK_FULL"

@@ -181,7 +181,8 @@ class Call:
             return
         watch.code = error.code
         answer = rpc_status.to_status(status.of(error))
-        trailer = (*answer.trailing_metadata, *status.pushback(error), *watch.trailer)
+        pushback = status.pushback(error, left=watch.context.time_remaining())
+        trailer = (*answer.trailing_metadata, *pushback, *watch.trailer)
         try:
             await watch.context.abort(answer.code, answer.details, trailer)
         except grpc.aio.InternalError:  # nobody is there to hear it

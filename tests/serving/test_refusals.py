@@ -1,16 +1,22 @@
 """Refusals over the wire: what a program is told, so that it comes again in time, or not at all."""
 
 import asyncio
+import time
+from urllib.parse import quote
 
 import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from roost import errors
+from roost.client import AsyncClient
 from roost.v1 import gateway_pb2 as pb
 from roost.v1 import gateway_pb2_grpc
-from roost_serving import keys
+from roost_serving import keys, status
 from roost_serving.server import serving
+from roost_serving.stores import memory
+from roost_serving.stores._messages import to_error
 
 
 def told(error: grpc.aio.AioRpcError) -> tuple[str, float | None, int | None]:
@@ -105,3 +111,58 @@ async def test_each_message_of_a_stream_is_a_call_for_which_it_waits(settings, t
         requests = [pb.IngestItemsRequest(model="digits")] * 30  # a burst of 20, then 10 at the rate
         assert len([answer async for answer in stub.IngestItems(iter(requests), metadata=key)]) == 30
         assert asyncio.get_running_loop().time() - begun > 0.45
+
+
+async def test_a_client_is_told_of_its_rate_at_once_where_its_deadline_would_pass_first(settings, digits, tmp_path):
+    file = tmp_path / "keys.toml"
+    slow = keys.add(file, "slow", images_per_second=1)
+    async with (
+        serving(settings.model_copy(update={"keys_file": file})) as running,
+        AsyncClient(running.address, api_key=slow, timeout=10) as client,
+    ):
+        await client.embed(digits[:30], model="digits")
+        begun = time.monotonic()
+        with pytest.raises(errors.RateLimited):
+            await client.embed(digits[:1], model="digits")
+        assert time.monotonic() - begun < 5
+
+
+async def test_a_full_disk_may_be_asked_again_once_someone_has_seen_to_it(stub, monkeypatch):
+    metadata = grpc.aio.Metadata()
+    words = grpc.aio.AioRpcError(grpc.StatusCode.INTERNAL, metadata, metadata, "No space left on device")
+
+    async def full(self, *args, **named):
+        raise to_error(words, place="The index")
+
+    monkeypatch.setattr(memory.Store, "get", full)
+    answers = []
+    for timeout in (None, 60, 10):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.GetItem(pb.GetItemRequest(model="digits", id="a"), timeout=timeout)
+        answers.append(told(caught.value))
+    assert answers == [("DISK_FULL", 30, 30_000), ("DISK_FULL", 30, 30_000), ("DISK_FULL", 30, -1)]
+
+
+@pytest.mark.parametrize("letter", ["x", "%", "é", "猫", "\N{CAT FACE}"])
+async def test_a_refusal_in_any_script_arrives_whole(stub, letter):
+    """Where trailers are over what gRPC takes, a caller sees another status, without a reason, and may try again."""
+    condition = pb.PayloadCondition(key=f"{letter * 1000}..", text="a")
+    request = pb.ListItemsRequest(model="digits", filter=pb.Filter(payload=[condition]))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.ListItems(request)
+    error = caught.value
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert told(error)[0] == "BAD_REQUEST"
+    assert letter in error.details()
+    details = dict(error.trailing_metadata())["grpc-status-details-bin"]
+    assert len(quote(error.details())) + 4 * len(details) / 3 < 8192
+
+
+def test_the_largest_refusal_that_there_is_leaves_room_in_the_trailers():
+    facts = {f"a fact with a name {number}": "\N{CAT FACE}" * 1000 for number in range(10)}
+    made = status.of(errors.BadRequest("\N{CAT FACE}" * 1000, **facts, retry_after_seconds=1))
+    assert len(quote(made.message)) + 4 * made.ByteSize() / 3 < 7680  # and half a KiB for a name of the call
+
+
+def test_a_text_that_is_no_unicode_is_told_all_the_same():
+    assert status.of(errors.BadRequest("\udc80", path="\udc80")).message == "?"

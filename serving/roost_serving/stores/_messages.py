@@ -23,6 +23,8 @@ from roost_serving.stores import Condition, Filter, Point, Range
 from roost_serving.stores._points import check_filter, decode, encode, key_parts
 
 RETRY_SECONDS = 1
+DISK_RETRY_SECONDS = 30
+"""Someone must free space first."""
 
 _log = logging.getLogger(__name__)
 
@@ -84,7 +86,10 @@ def to_error(error: grpc.aio.AioRpcError, *, place: str) -> RoostError:
     """Roost's error for a status of the server's; words of the server's that are not for callers go to the log."""
     code, details = error.code(), error.details() or ""
     if "No space left" in details or "disk usage" in details:
-        return DiskFull(f"{place} has no space left. Free some; nothing that was acknowledged is lost.")
+        return DiskFull(
+            f"{place} has no space left. Free some; nothing that was acknowledged is lost.",
+            retry_after_seconds=DISK_RETRY_SECONDS,
+        )
     if code == grpc.StatusCode.INVALID_ARGUMENT:
         _log.warning("%s refused a request: %s", place, details)
         if "dimension error" in details:
