@@ -85,7 +85,7 @@ class AsyncClient:
         """The embeddings of images; see `Client.embed`."""
         results: list[np.ndarray | RoostError] = []
         calls = batches.embed_calls(images, model=model, on_error=on_error, max_bytes=self._max_bytes)
-        async for batch, response in self._together("EmbedItems", calls):
+        async for batch, response in self._together("EmbedItems", calls, on_error=on_error):
             results += batches.embed_results(batch, response)
         return batches.stack(results) if on_error == "raise" else results
 
@@ -211,20 +211,24 @@ class AsyncClient:
             page = await self._answer(method, request, pinned=pinned)
             yield page
 
-    async def _together(self, method: str, calls: Iterator[tuple[T, Any]]) -> AsyncIterator[tuple[T, Any]]:
+    async def _together(
+        self, method: str, calls: Iterator[tuple[T, Any]], *, on_error: batches.OnError = "raise"
+    ) -> AsyncIterator[tuple[T, Any]]:
         """Make several calls at a time, each a pair of anything and a request or None; see `Client._together`."""
         waiting: deque[tuple[T, asyncio.Task[Any]]] = deque()
         first = None
         try:
             async for thing, request in _in_thread(calls):
                 if len(waiting) >= (CALLS_IN_FLIGHT if first or pins.named(request) else 1):
-                    answer = await waiting[0][1]
-                    first = first or answer
+                    answer = await _settled(waiting[0][1], on_error=on_error, answered=first is not None)
+                    first = first or (None if isinstance(answer, RoostError) else answer)
                     yield waiting.popleft()[0], answer
                 pinned = pins.pin(request, first)
                 waiting.append((thing, asyncio.create_task(self._answer(method, request, pinned=pinned))))
             while waiting:
-                yield waiting[0][0], await waiting.popleft()[1]
+                answer = await _settled(waiting[0][1], on_error=on_error, answered=first is not None)
+                first = first or (None if isinstance(answer, RoostError) else answer)
+                yield waiting.popleft()[0], answer
         finally:
             for _, task in waiting:
                 task.cancel()
@@ -253,6 +257,15 @@ class AsyncClient:
             return await getattr(self._stub, method)(request, timeout=self._timeout, metadata=self._metadata)
         except grpc.RpcError as error:
             raise status.from_rpc(error, target=self.target, timeout=self._timeout) from error
+
+
+async def _settled(answer: asyncio.Task[Any], *, on_error: batches.OnError, answered: bool) -> Any:
+    try:
+        return await answer
+    except RoostError as error:
+        if batches.returns(error, on_error=on_error, answered=answered):
+            return error
+        raise
 
 
 async def _in_thread(things: Iterator[T]) -> AsyncIterator[T]:

@@ -8,16 +8,30 @@ import numpy as np
 from google.protobuf.message import Message
 
 from roost.client.answers import Image, Item
-from roost.client.requests import from_vector, to_item
+from roost.client.requests import ENVELOPE_BYTES, from_vector, to_item
 from roost.client.responses import to_result
-from roost.errors import BadImage, BadRequest, BadVector, RoostError, TooLarge
+from roost.errors import (
+    BadImage,
+    BadRequest,
+    BadVector,
+    Forbidden,
+    GatewayUnavailable,
+    RoostError,
+    TooLarge,
+    Unauthenticated,
+    UnknownModel,
+)
 from roost.v1 import gateway_pb2 as pb
 
 MAX_ITEMS = 64  # a quarter of what a message may have, as four are on their way together
 MAX_VECTORS = 4096
 BATCH_BYTES = 3 * 1024 * 1024  # below the 4 MiB that a gRPC server takes unless it is told otherwise
 
+FRAME_BYTES = 12  # more than what surrounds an item or a vector in its message takes
+
 OnError = Literal["raise", "return"]
+COMMON = (Unauthenticated, Forbidden, UnknownModel, GatewayUnavailable)
+"""What refuses one message would refuse all: it says nothing of their images."""
 Entry = pb.Item | RoostError
 """An item to send, or why it cannot be sent."""
 
@@ -62,9 +76,9 @@ def image_batches(images: Iterable[Image], *, on_error: OnError, max_bytes: int)
                 yield error
 
     def size(entry: Entry) -> int:
-        return entry.ByteSize() if isinstance(entry, Message) else 0
+        return entry.ByteSize() + FRAME_BYTES if isinstance(entry, Message) else 0
 
-    return batches(entries(), size=size, most=MAX_ITEMS)
+    return batches(entries(), size=size, most=MAX_ITEMS, most_bytes=_room(max_bytes))
 
 
 def embed_calls(
@@ -77,8 +91,23 @@ def embed_calls(
         yield batch, request if items else None
 
 
-def embed_results(batch: Sequence[Entry], response: pb.EmbedItemsResponse | None) -> list[np.ndarray | RoostError]:
+def returns(error: RoostError, *, on_error: OnError, answered: bool) -> bool:
+    """Whether a whole message's error takes the place of its images' embeddings, rather than be raised.
+
+    Args:
+        error: Of the message.
+        on_error: As the caller wishes.
+        answered: Whether an earlier message was: what it gave must not be lost.
+    """
+    return on_error == "return" and (answered or not isinstance(error, COMMON))
+
+
+def embed_results(
+    batch: Sequence[Entry], response: pb.EmbedItemsResponse | RoostError | None
+) -> list[np.ndarray | RoostError]:
     """One vector or error per entry of the batch."""
+    if isinstance(response, RoostError):
+        return [response if isinstance(entry, Message) else entry for entry in batch]
     answers = iter(response.results if response else ())
     return [to_result(next(answers)) if isinstance(entry, Message) else entry for entry in batch]
 
@@ -116,5 +145,11 @@ def assign_calls(
     rows = np.asarray(vectors)
     if rows.ndim != 2:
         raise BadVector(f"Vectors have shape {rows.shape}, not (n, dim).", shape=rows.shape)
-    for rows_ in batches(rows, size=lambda row: 4 * len(row), most=MAX_VECTORS):
+    groups = batches(rows, size=lambda row: 4 * len(row) + FRAME_BYTES, most=MAX_VECTORS, most_bytes=_room(max_bytes))
+    for rows_ in groups:
         yield None, pb.AssignClustersRequest(model=model, vectors=[from_vector(row) for row in rows_])
+
+
+def _room(max_bytes: int) -> int:
+    """Bytes that the items of a message may have together, where the message may have `max_bytes`."""
+    return min(BATCH_BYTES, max_bytes - ENVELOPE_BYTES)

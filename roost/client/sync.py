@@ -102,14 +102,17 @@ class Client:
         Args:
             images: Encoded bytes or paths, any number; sent in as many messages as it takes.
             model: Which model.
-            on_error: "raise" the first error, or "return" errors in the place of embeddings.
+            on_error: "raise" the first error, or "return" errors in the place of embeddings. Where a message is refused
+                or lost as a whole, its error is that of each of its images. Raised all the same is, before any message
+                was answered, what no image could change: `Unauthenticated`, `Forbidden`, `UnknownModel` and
+                `GatewayUnavailable`.
 
         Returns:
             float32 array of shape (n, dim), rows of unit length; with on_error="return" a list of rows and errors.
         """
         results: list[np.ndarray | RoostError] = []
         calls = batches.embed_calls(images, model=model, on_error=on_error, max_bytes=self._max_bytes)
-        for batch, response in self._together("EmbedItems", calls):
+        for batch, response in self._together("EmbedItems", calls, on_error=on_error):
             results += batches.embed_results(batch, response)
         return batches.stack(results) if on_error == "raise" else results
 
@@ -245,23 +248,28 @@ class Client:
             page = self._answer(method, self._begin(method, request), pinned)
             yield page
 
-    def _together(self, method: str, calls: Iterable[tuple[T, Any]]) -> Iterator[tuple[T, Any]]:
+    def _together(
+        self, method: str, calls: Iterable[tuple[T, Any]], *, on_error: batches.OnError = "raise"
+    ) -> Iterator[tuple[T, Any]]:
         """Make several calls at a time, each a pair of anything and a request or None; the answers come in order.
 
         The first goes alone, and tells which model version all of them ask: a name may change its meaning meanwhile.
+        An error may be the answer, see `batches.returns`.
         """
         waiting: deque[tuple[T, Any, Any]] = deque()
         first = None
         try:
             for thing, request in calls:
                 if len(waiting) >= (CALLS_IN_FLIGHT if first or pins.named(request) else 1):
-                    answer = self._answer(method, *waiting[0][1:])
-                    first = first or answer
+                    answer = self._settled(method, *waiting[0][1:], on_error=on_error, answered=first is not None)
+                    first = first or (None if isinstance(answer, RoostError) else answer)
                     yield waiting.popleft()[0], answer
                 pinned = request if pins.pin(request, first) else None
                 waiting.append((thing, request and self._begin(method, request), pinned))
             while waiting:
-                yield waiting[0][0], self._answer(method, *waiting.popleft()[1:])
+                answer = self._settled(method, *waiting[0][1:], on_error=on_error, answered=first is not None)
+                first = first or (None if isinstance(answer, RoostError) else answer)
+                yield waiting.popleft()[0], answer
         finally:
             while waiting:  # let go of, not only cancelled: see `Stream`
                 if (call := waiting.pop()[1]) is not None:
@@ -270,6 +278,14 @@ class Client:
 
     def _begin(self, method: str, request: Any) -> Any:
         return getattr(self._stub, method).future(request, timeout=self._timeout, metadata=self._metadata)
+
+    def _settled(self, method: str, call: Any, pinned: Any, *, on_error: batches.OnError, answered: bool) -> Any:
+        try:
+            return self._answer(method, call, pinned)
+        except RoostError as error:
+            if batches.returns(error, on_error=on_error, answered=answered):
+                return error
+            raise
 
     def _answer(self, method: str, call: Any, pinned: Any) -> Any:
         """What a call gives; `pinned` is its request where the version is this client's choice, or None."""

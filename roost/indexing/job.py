@@ -247,23 +247,21 @@ class _Run:
         """Embeddings, a part at a time: half as many images where the gateway, or the key's share of it, is too small.
 
         Raises:
-            Overloaded: It is full; smaller parts may pass after a pause.
-            RateLimited: Likewise.
+            RoostError: One that passes, of a whole message; where it was for want of room, smaller ones may pass.
         """
         start = 0
         while start < len(images):
             part = images[start : start + self._part]
-            try:
-                results = self._client.embed(part, model=self._model, on_error="return")
-            except (Overloaded, RateLimited, TooLarge) as error:
+            results = self._client.embed(part, model=self._model, on_error="return")
+            error = _of_message(results)
+            if isinstance(error, (Overloaded, RateLimited, TooLarge)):
                 self._part = max(1, len(part) // 2)
-                if not isinstance(error, TooLarge):
-                    raise
-                if len(part) > 1:
+                if isinstance(error, TooLarge) and len(part) > 1:
                     continue
-                results = [error]
-            else:
+            elif error is None:
                 self._part = min(GROUP, 2 * self._part)
+            if isinstance(error, PASSING):
+                raise error
             yield from results
             start += len(part)
 
@@ -317,3 +315,11 @@ def _failed(error: RoostError) -> Outcome:
 def _seconds(trouble: RoostError, idle: int) -> float:
     hint = trouble.facts.get("retry_after_seconds")
     return float(hint) if hint else min(LONGEST_PAUSE, FIRST_PAUSE * 2**idle)
+
+
+def _of_message(results: Sequence[np.ndarray | RoostError]) -> RoostError | None:
+    """The error of a whole message, which stands in the place of each of its images; None where there is none."""
+    for result, next_ in zip(results, [*results[1:], *results[:1]], strict=True):
+        if isinstance(result, (Overloaded, RateLimited)) or (isinstance(result, RoostError) and result is next_):
+            return result
+    return None
