@@ -79,7 +79,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         self, request_iterator: AsyncIterator[pb.IngestItemsRequest], context: Context
     ) -> AsyncIterator[pb.IngestItemsResponse]:
         """Store a stream of items, one answer per request, in order."""
-        meant: dict[str, str] = {}
+        meant: dict[str, pb.ModelVersion] = {}
         """What each name that the stream used means to its end."""
 
         async def ingest(request: pb.IngestItemsRequest) -> pb.IngestItemsResponse:
@@ -88,7 +88,10 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             except RoostError as error:  # one bad item must not end the stream
                 self.pipeline.observer.failed(error)
                 return pb.IngestItemsResponse(
-                    id=request.item.id, outcome=pb.INGEST_OUTCOME_FAILED, error=status.of(error)
+                    id=request.item.id,
+                    outcome=pb.INGEST_OUTCOME_FAILED,
+                    error=status.of(error),
+                    model=meant.get(request.model),
                 )
 
         async def admit(request: pb.IngestItemsRequest) -> Callable[[], None]:
@@ -217,11 +220,12 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         return self.pipeline.served.find(reference, sees=caller.sees)
 
     async def _ingest(
-        self, request: pb.IngestItemsRequest, meant: dict[str, str], *, timeout: float | None
+        self, request: pb.IngestItemsRequest, meant: dict[str, pb.ModelVersion], *, timeout: float | None
     ) -> pb.IngestItemsResponse:
         messages.check_image(request.item, most_bytes=self._most_image_bytes)
-        model = self._model(meant.get(request.model, request.model))
-        meant[request.model] = model.manifest.reference
+        known = meant.get(request.model)
+        model = self._model(request.model if known is None else f"{known.name}@{known.version}")
+        meant[request.model] = messages.to_version(model)
         item, vector = messages.read_ingested(request)
         ingested: Ingested = await self.pipeline.ingest(
             model, item, vector=vector, skip_existing=request.skip_existing, timeout=timeout
@@ -230,7 +234,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             id=ingested.id,
             outcome=pb.INGEST_OUTCOME_EXISTED if ingested.existed else pb.INGEST_OUTCOME_STORED,
             placement=_placement(ingested.placement),
-            model=messages.to_version(model),
+            model=meant[request.model],
         )
 
 

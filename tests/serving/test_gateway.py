@@ -71,8 +71,16 @@ async def test_ingest_answers_in_order_and_twice_changes_nothing(stub, stored, d
 
 async def test_a_bad_item_of_a_stream_fails_alone(stub, digits):
     requests = [pb.IngestItemsRequest(model="digits", item=item(image)) for image in (digits[0], b"", digits[1])]
-    outcomes = [response.outcome for response in await ingest(stub, requests)]
+    responses = await ingest(stub, requests)
+    outcomes = [response.outcome for response in responses]
     assert outcomes == [pb.INGEST_OUTCOME_STORED, pb.INGEST_OUTCOME_FAILED, pb.INGEST_OUTCOME_STORED]
+    assert [response.model.name for response in responses] == ["digits"] * 3
+
+
+async def test_an_item_for_a_model_that_is_not_there_names_none(stub, digits):
+    (response,) = await ingest(stub, [pb.IngestItemsRequest(model="absent", item=item(digits[0]))])
+    assert response.outcome == pb.INGEST_OUTCOME_FAILED
+    assert not response.HasField("model")
 
 
 async def test_an_answer_comes_before_the_next_item_is_sent(stub, digits):
