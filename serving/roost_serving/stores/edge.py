@@ -11,12 +11,14 @@ import tempfile
 from asyncio.subprocess import Process
 from pathlib import Path
 
-from roost.errors import BadSettings, RoostError
+from roost.errors import BadSettings, DeadlineExceeded, RoostError
 from roost_serving.edge import process as processes
 from roost_serving.stores import qdrant
 
 FIRST_RESTART_SECONDS = 0.1
 LAST_RESTART_SECONDS = 5.0
+ALIVE_SECONDS = 2.0
+"""A process that has not answered for so long when it is to end is not waited for."""
 SOCKET = "socket"
 MAX_SOCKET_PATH = 100
 """Bytes; the kernel takes 107."""
@@ -68,17 +70,29 @@ class Store(qdrant.Store):
         self._supervisor = asyncio.create_task(self._supervise(self._process), name="supervise-edge")
 
     async def close(self) -> None:
-        """Let the engine write what is pending, and end its process."""
+        """Let the engine write what is pending, and end its process; one that hangs is killed, and its log has all."""
         if self._supervisor is not None:
             self._supervisor.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._supervisor
             self._supervisor = None
+        hangs = await self._hangs()
         await super().close()
         if self._process is not None:
+            if hangs and self._process.returncode is None:
+                self._process.kill()
             await processes.end(self._process)
             self._process = None
         self._remove_scratch()
+
+    async def _hangs(self) -> bool:
+        try:
+            await self.ping(timeout=ALIVE_SECONDS)
+        except DeadlineExceeded:
+            return True
+        except RoostError:
+            return False
+        return False
 
     def _remove_scratch(self) -> None:
         scratch, self._scratch = self._scratch, None

@@ -155,6 +155,17 @@ async def test_kill_9_of_the_gateway_loses_nothing_that_was_acknowledged(open_st
     check(await stored(store, "digits@1"), acknowledged=acknowledged, sent=set(range(max(lines) + 40)))
 
 
+async def test_an_engine_that_hangs_is_not_waited_for_at_the_end_and_loses_nothing(open_store):
+    store = await open_store()
+    await store.ensure("digits@1", dim=DIM)
+    await store.upsert("digits@1", batch_of(0))
+    os.kill(store.pid, signal.SIGSTOP)
+    async with asyncio.timeout(20):
+        await store.close()
+    store = await open_store()
+    check(await stored(store, "digits@1"), acknowledged=set(range(20)), sent=set(range(20)))
+
+
 async def test_a_killed_engine_is_started_again_and_calls_in_between_say_so(open_store):
     store = await open_store()
     await store.ensure("digits@1", dim=DIM)
