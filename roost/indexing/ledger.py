@@ -18,7 +18,7 @@ from typing import Any, Self
 from roost.artifact import replace_bytes
 from roost.errors import BadArtifact, BadSettings
 from roost.indexing import shards
-from roost.indexing.shards import Row
+from roost.indexing.shards import Row, writing
 
 JOB = "job.json"
 LEDGER = "ledger.jsonl"
@@ -58,7 +58,10 @@ class Shard:
 
 
 class Ledger:
-    """The job's folder, held by one process at a time; see `opened`."""
+    """The job's folder, held by one process at a time; see `opened`.
+
+    Whatever writes raises `DiskFull` where there is no space, and leaves what was written before as it was.
+    """
 
     def __init__(self, folder: Path, job: Job) -> None:
         self.folder, self.job = folder, job
@@ -75,14 +78,11 @@ class Ledger:
 
         Raises:
             BadSettings: The folder is another job's, is in use, or cannot be written.
+            DiskFull: There is no space in it.
         """
-        try:
+        with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             lock = (folder / LOCK).open("ab")
-        except OSError as error:
-            raise BadSettings(
-                f"{folder} cannot be written ({error.strerror}). Name another folder with --ledger.", ledger=folder
-            ) from error
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -116,7 +116,7 @@ class Ledger:
         ]
 
     def write(self, rows: Sequence[Row], *, model: str) -> Shard:
-        """Keep the embeddings of some files; `DiskFull` where there is no space."""
+        """Keep the embeddings of some files."""
         path = self.folder / f"shard-{self._next():06}.parquet"
         shards.write(path, rows, dim=self.job.dim, model=model)
         return Shard(path, finished=False)
@@ -135,10 +135,18 @@ class Ledger:
         return max(map(_number, taken), default=-1) + 1
 
     def _add(self, line: dict[str, Any]) -> None:
-        with (self.folder / LEDGER).open("ab") as stream:
-            stream.write(json.dumps(line).encode() + b"\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+        path = self.folder / LEDGER
+        # Without a buffer, which would be written all the same when it is closed.
+        with writing(path), path.open("ab", buffering=0) as stream:
+            whole = stream.tell()
+            left = json.dumps(line).encode() + b"\n"
+            try:
+                while left:
+                    left = left[stream.write(left) :]
+                os.fsync(stream.fileno())
+            except BaseException:
+                stream.truncate(whole)
+                raise
         self._take(line)
 
     def _take(self, line: dict[str, Any]) -> None:
@@ -161,7 +169,8 @@ class Ledger:
         content = path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
         if whole != content:  # a line that was cut by a crash
-            replace_bytes(path, whole)
+            with writing(path):
+                replace_bytes(path, whole)
         try:
             for line in whole.splitlines():
                 self._take(json.loads(line))
@@ -179,7 +188,8 @@ def _check_job(folder: Path, job: Job) -> None:
     path = folder / JOB
     ours = {"schema": SCHEMA, **asdict(job)}
     if not path.exists():
-        replace_bytes(path, json.dumps(ours, indent=2).encode() + b"\n")
+        with writing(path):
+            replace_bytes(path, json.dumps(ours, indent=2).encode() + b"\n")
         return
     try:
         found = json.loads(path.read_bytes())

@@ -2,7 +2,8 @@
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from roost import errors
-from roost.errors import BadArtifact, DiskFull, RoostError
+from roost.errors import BadArtifact, BadSettings, DiskFull, RoostError
 from roost.folder import File
 
 KNOWN = ["path", "size", "modified", "id", "reason", "message"]
@@ -38,6 +39,7 @@ def write(path: Path, rows: Sequence[Row], *, dim: int, model: str) -> None:
 
     Raises:
         DiskFull: There is no space.
+        BadSettings: It cannot be written for another reason.
     """
     vectors = [None if row.vector is None else row.vector.astype(np.float32) for row in rows]
     table = pa.table(
@@ -52,17 +54,34 @@ def write(path: Path, rows: Sequence[Row], *, dim: int, model: str) -> None:
         }
     ).replace_schema_metadata({"model": model})
     beside = path.with_name(f".{path.name}.{os.getpid()}")
+    with writing(path):
+        try:
+            with beside.open("wb") as stream:
+                pq.write_table(table, stream, compression="zstd", write_page_checksum=True)
+                stream.flush()
+                os.fsync(stream.fileno())
+            beside.replace(path)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say in Roost's words that there is no space for a file, or that it cannot be written.
+
+    Raises:
+        DiskFull: There is no space.
+        BadSettings: It cannot be written for another reason.
+    """
     try:
-        with beside.open("wb") as stream:
-            pq.write_table(table, stream, compression="zstd", write_page_checksum=True)
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(path)
-    except BaseException as error:
-        beside.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull(f"There is no space for {path}. Free some and run the command again.", path=path) from error
-        raise
+        raise BadSettings(
+            f"{path} cannot be written ({error.strerror}). Name another folder with --ledger.", path=path
+        ) from error
 
 
 def read(path: Path, *, with_vectors: bool = True) -> list[Row]:
