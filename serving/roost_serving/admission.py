@@ -70,6 +70,11 @@ class Admission:
         self._waiting: Turns[Waiting] = Turns()
         self._rates = Rates()
 
+    @property
+    def waiting(self) -> int:
+        """Items of streams that wait for room."""
+        return len(self._waiting)
+
     @contextmanager
     def take(self, load: Load) -> Iterator[None]:
         """Hold a call's images while they are worked on, or refuse at once.

@@ -92,6 +92,8 @@ class Call:
         self._handling = metrics.handling.labels(*self._labels)
         self._received = metrics.received.labels(*self._labels)
         self._sent = metrics.sent.labels(*self._labels)
+        self._payload = metrics.payload.labels(method)
+        metrics.begin_method(method)
 
     async def respond(self, requests: AsyncIterator[bytes], context: Context) -> Any:
         """A handler with one response."""
@@ -148,6 +150,7 @@ class Call:
     def _parse(self, request: bytes) -> Any:
         """Parsed here and not by gRPC, which would answer a malformed message with the exception's text."""
         self._received.inc()
+        self._payload.observe(len(request))
         try:
             return self._handler.request_deserializer(request)
         except DecodeError:
@@ -169,7 +172,7 @@ class Call:
     async def _fail(self, watch: "Watch", error: BaseException) -> None:
         """Answer with what went wrong; returns where the call ends without an answer of ours."""
         if isinstance(error, RoostError):
-            self._metrics.failed(error)
+            self._metrics.failed(error, rpc=self._labels[-1])
         elif isinstance(error, grpc.aio.AbortError):
             watch.code = _code(watch.context)
             return

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -20,6 +20,7 @@ from roost_serving.ensuring import PING_SECONDS, Collections
 from roost_serving.repository import Model
 from roost_serving.served import Served
 from roost_serving.stores import Filter, Hit, Page, Payload, Point, Store
+from roost_serving.tally import Tally
 from roost_serving.vectors import unit
 from roost_serving.writer import Writer
 
@@ -27,27 +28,31 @@ from roost_serving.writer import Writer
 class Observer(Protocol):
     """Is told what happens; `roost_serving.metrics.Metrics` is one."""
 
-    def stage(self, stage: str, seconds: float) -> None:
+    def stage(self, stage: str, seconds: float, *, model: str) -> None:
         """A stage took this long."""
         ...
 
-    def embedded(self, model: str, *, ok: int, failed: int) -> None:
-        """So many images of a call, or of a stream's item, did what they were sent for, and so many did not."""
+    def embedded(self, model: str, *, ok: int, failed: int, reasons: Mapping[str, int]) -> None:
+        """So many images of a call, or of a stream's item, did what they were sent for; so many did not, and why."""
         ...
 
     def stored(self, points: int) -> None:
         """One write to the store held this many points."""
         ...
 
-    def anomalies(self, model: str, count: int) -> None:
-        """So many items were flagged."""
+    def placed(self, model: str, placements: Sequence[Placement]) -> None:
+        """Items were placed among a model's clusters."""
+        ...
+
+    def searched(self, model: str, hits: int) -> None:
+        """A search found so many."""
         ...
 
     def holding(self, load: Load) -> None:
         """So much is in flight now."""
         ...
 
-    def failed(self, error: RoostError) -> None:
+    def failed(self, error: RoostError, *, rpc: str) -> None:
         """A call, or an item of a stream, was answered with an error."""
         ...
 
@@ -81,19 +86,6 @@ class Found:
 
     hits: list[Hit]
     placement: Placement | None = None
-
-
-@dataclass
-class Tally:
-    """What became of the images of one call."""
-
-    failed: int
-    ok: int = 0
-
-    def take(self, results: Sequence[object]) -> None:
-        """Count each result, one per image."""
-        self.failed = sum(isinstance(result, RoostError) for result in results)
-        self.ok = len(results) - self.failed
 
 
 class Pipeline:
@@ -208,7 +200,7 @@ class Pipeline:
                 vector = unit(vector, model.manifest)
             (placement,) = await self._place(model, vector[np.newaxis])
             point = Point(item.id, item.payload or {}, placement, vector)
-            with self._timed("store"):
+            with self._timed("store", model):
                 await self._writer.write(reference, point, timeout=deadline.left)
             if item.image:
                 tally.take([point])
@@ -242,7 +234,7 @@ class Pipeline:
             (placement,) = await self._place(model, vector[np.newaxis])
         if vector is None:
             raise BadArtifact(f"{model.manifest.reference} stores an item without its vector. Ingest it again.")
-        with self._timed("search"):
+        with self._timed("search", model):
             hits = await self.store.search(
                 model.manifest.reference,
                 vector,
@@ -252,6 +244,7 @@ class Pipeline:
                 with_vectors=with_vectors,
                 timeout=deadline.left,
             )
+        self.observer.searched(model.manifest.reference, len(hits))
         return Found(hits, placement)
 
     async def get(self, model: Model, item_id: str, *, timeout: float | None) -> Point:
@@ -314,20 +307,19 @@ class Pipeline:
         for result in results:
             if isinstance(result, Embedded):
                 for stage, seconds in result.seconds.items():
-                    self.observer.stage(stage, seconds)
+                    self.observer.stage(stage, seconds, model=model.manifest.reference)
         return [_finite(result, model.manifest) for result in results]
 
     async def _place(self, model: Model, vectors: np.ndarray) -> Sequence[Placement | None]:
         """Placements of vectors (n, dim); None for each where the model has no clusters."""
         if model.clusters is None:
             return [None] * len(vectors)
-        with self._timed("place"):
+        with self._timed("place", model):
             few = len(vectors) * len(model.clusters.centroids) < 1024  # too little to be worth a thread
             placements = (
                 model.clusters.place(vectors) if few else await asyncio.to_thread(model.clusters.place, vectors)
             )
-        flagged = sum(placement.anomaly for placement in placements)
-        self.observer.anomalies(model.manifest.reference, flagged)
+        self.observer.placed(model.manifest.reference, placements)
         return placements
 
     def _need_clusters(self, model: Model) -> None:
@@ -341,17 +333,21 @@ class Pipeline:
         tally = Tally(failed=images)
         try:
             yield tally
+        except BaseException as error:
+            tally.end(error)
+            raise
         finally:
             if tally.ok or tally.failed:
-                self.observer.embedded(model.manifest.reference, ok=tally.ok, failed=tally.failed)
+                reference = model.manifest.reference
+                self.observer.embedded(reference, ok=tally.ok, failed=tally.failed, reasons=tally.reasons)
 
     @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
+    def _timed(self, stage: str, model: Model) -> Iterator[None]:
         begun = time.monotonic()
         try:
             yield
         finally:
-            self.observer.stage(stage, time.monotonic() - begun)
+            self.observer.stage(stage, time.monotonic() - begun, model=model.manifest.reference)
 
 
 def _finite(result: Embedded | RoostError, manifest: Manifest) -> np.ndarray | RoostError:

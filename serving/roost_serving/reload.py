@@ -5,6 +5,7 @@ A version is never edited, except that `roost cluster` gives it the clusters tha
 
 import asyncio
 import logging
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -35,6 +36,10 @@ class Observer(Protocol):
 
     def reloaded(self, *, changed: int, refused: int) -> None:
         """So many versions were added, changed or dropped, and so many in the repository are not served as they are."""
+        ...
+
+    def loaded(self, seconds: float, *, ok: bool) -> None:
+        """A version was checked and loaded, or refused, in so many seconds."""
         ...
 
 
@@ -138,6 +143,7 @@ class Reloader:
             return result
 
     async def _take(self, folder: Path, stamp: Stamp, before: Model | None, result: Reloaded) -> None:
+        begun, refused = time.monotonic(), len(result.refused)
         try:
             model = await asyncio.to_thread(repository.read, folder)
             if before is None:
@@ -160,6 +166,8 @@ class Reloader:
         else:
             self._refused.pop(folder, None)
             self._observer.serve_model(model.manifest)
+        finally:
+            self._observer.loaded(time.monotonic() - begun, ok=len(result.refused) == refused)
 
     def _refuse(self, refused: Refused, stamp: Stamp, result: Reloaded) -> None:
         result.refused.append(refused)

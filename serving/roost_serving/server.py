@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha import reflection
 
 from roost.errors import BackendUnavailable, BadSettings, StoreUnavailable
 from roost.v1 import gateway_pb2_grpc
-from roost_serving import backends, http, logs, stores
+from roost_serving import backends, http, logs, loop, stores
 from roost_serving.access import Access
 from roost_serving.admission import Load
 from roost_serving.breaker import BACKEND_CALLS, STORE_CALLS, Breaker, guarded
@@ -126,6 +126,7 @@ async def _gateway(settings: ServeSettings, tracers: list[grpc.aio.ServerInterce
     health = Health(pipeline, metrics, breakers)
     reloader = Reloader(pipeline, metrics, period=settings.reload_seconds)
     server = _server(settings, pipeline, reloader, health, [*tracers, Interceptor(metrics, access, Calls())])
+    watch = asyncio.create_task(loop.watch(metrics, pipeline.admission))
     try:
         port = _bind(server, settings, _certificates(settings, metrics))
         await pipeline.open()
@@ -149,6 +150,7 @@ async def _gateway(settings: ServeSettings, tracers: list[grpc.aio.ServerInterce
         finally:
             await server.stop(None)  # where HTTP cannot listen; otherwise it has ended
     finally:
+        watch.cancel()
         health.drain()
         await reloader.end()
         await pipeline.close()

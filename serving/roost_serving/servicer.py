@@ -86,7 +86,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             try:
                 return await self._ingest(request, meant, timeout=_left(context))
             except RoostError as error:  # one bad item must not end the stream
-                self.pipeline.observer.failed(error)
+                self.pipeline.observer.failed(error, rpc="IngestItems")
                 return pb.IngestItemsResponse(
                     id=request.item.id,
                     outcome=pb.INGEST_OUTCOME_FAILED,

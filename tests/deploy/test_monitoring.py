@@ -27,7 +27,7 @@ def exposed() -> dict[str, set[str]]:
     metrics.serve_model(
         Manifest(name="digits", method="simclr", encoder="resnet18", input=sizes, dim=2, data=data),
     )
-    metrics.stage("decode", 0.1)
+    metrics.stage("decode", 0.1, model="digits@1")
     metrics.embedded("digits@1", ok=1, failed=1)
     metrics.stored(1)
     metrics.ready.labels("store").set(1)

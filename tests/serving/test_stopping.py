@@ -1,4 +1,4 @@
-"""What signals do to a gateway that is not open yet, and to one that is at work, and what is left of one that cannot open."""
+"""What signals do to a gateway that is not open yet, and to one at work, and what is left of one that cannot open."""
 
 import asyncio
 import signal
