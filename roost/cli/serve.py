@@ -25,4 +25,9 @@ def serve(
         from roost_serving.settings import ServeSettings
 
         settings = ServeSettings.load(flags=ctx.meta[FLAGS], file=config)
-        server.run(settings, on_ready=lambda running: say(f"The gateway answers on {running.address}."))
+
+        def answers(running: server.Running) -> None:
+            if settings.log_format == "text":  # what is to be read by a program has no other lines
+                say(f"The gateway answers on {running.address}.")
+
+        server.run(settings, on_ready=answers)

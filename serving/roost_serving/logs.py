@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterable
 from contextvars import ContextVar
-from typing import Literal
+from typing import Any, Literal
 
 from roost_serving import callers
 
@@ -18,6 +18,8 @@ REQUEST_ID = "x-request-id"
 """Metadata by which a caller names its call, and by which the answer's trailer tells the name."""
 VARIABLE = "ROOST_SERVE_LOG_FORMAT"
 """Tells processes that the gateway starts how to log."""
+BREAKS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+"""What some reader of lines, or a terminal, would take for more than a character."""
 
 _request: ContextVar[str] = ContextVar("request", default="")
 
@@ -32,12 +34,13 @@ def begin(metadata: Iterable[tuple[str, str | bytes]]) -> str:
 
 
 def configure(level: str, form: Format) -> None:
-    """Log to stderr, from this process and from those that it starts."""
+    """Log to stderr, Python's warnings too, from this process and from those that it starts."""
     os.environ[VARIABLE] = form
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Json() if form == "json" else Text())
     logging.basicConfig(level=level.upper(), handlers=[handler])
     logging.getLogger("grpc._cython.cygrpc").addFilter(_shows_no_metadata)
+    logging.captureWarnings(True)
 
 
 def configure_as_parent() -> None:
@@ -51,15 +54,20 @@ def _shows_no_metadata(record: logging.LogRecord) -> bool:
 
 
 class Text(logging.Formatter):
-    """For a person."""
+    """For a person: one line, whatever the message holds, and the traceback of an error below it, indented."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
-    def format(self, record: logging.LogRecord) -> str:
-        """One line, and the traceback of an error below it."""
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """The line; in a call with the call's name and the caller's."""
         request = _request.get()
-        return super().format(record) + (f" [request {request}, {callers.current().name}]" if request else "")
+        call = f" [request {request}, {callers.current().name}]" if request else ""
+        return _plain(super().formatMessage(record)) + call
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        """The traceback; no line of it can be taken for an event."""
+        return "\n".join(f"    {_plain(line)}" for line in super().formatException(ei).split("\n"))
 
 
 class Json(logging.Formatter):
@@ -78,4 +86,8 @@ class Json(logging.Formatter):
             event |= {"request": request, "caller": callers.current().name}
         if record.exc_info:
             event["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(event, ensure_ascii=False)
+        return BREAKS.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(event, ensure_ascii=False))
+
+
+def _plain(text: str) -> str:
+    return BREAKS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import subprocess
 import sys
 
 import grpc
@@ -113,5 +114,43 @@ async def test_the_gateway_and_the_processes_that_it_starts_log_json(settings, t
         assert seen[-1], "the gateway ended"
     process.terminate()
     rest = (await process.communicate())[1].decode()
-    lines = [line for line in [*seen, *rest.splitlines()] if line.strip() and "The gateway answers on" not in line]
+    lines = [line for line in [*seen, *rest.splitlines()] if line]
     assert {"roost_serving.server"} <= {json.loads(line)["logger"] for line in lines}
+
+
+FORGERY = "a\n2026-01-01 00:00:00,000 ERROR roost: b\r\x1b[2K\u2028\x85c"
+SPEAKS = """
+import logging, sys, warnings
+from roost_serving import logs
+
+logs.configure("info", sys.argv[1])
+logging.getLogger("roost").info("%s", sys.argv[2])
+warnings.warn(sys.argv[2])
+try:
+    raise ValueError(sys.argv[2])
+except ValueError:
+    logging.getLogger("roost").exception("it failed")
+"""
+
+
+def spoken(form: str) -> list[str]:
+    """Lines, as the strictest reader of lines has them, of a message, a warning and an exception with `FORGERY`."""
+    command = [sys.executable, "-c", SPEAKS, form, FORGERY]
+    return subprocess.run(command, capture_output=True, check=True).stderr.decode().splitlines()
+
+
+def test_no_message_and_no_warning_makes_more_than_its_event_of_json():
+    said, warned, failed = map(json.loads, spoken("json"))
+    assert said["message"] == FORGERY
+    assert (warned["logger"], warned["level"]) == ("py.warnings", "warning")
+    assert FORGERY in warned["message"]
+    assert FORGERY in failed["traceback"]
+
+
+def test_no_message_and_no_warning_forges_a_line_of_text():
+    said, warned, failed, *traceback = spoken("text")
+    assert said.endswith(r"INFO roost: a\n2026-01-01 00:00:00,000 ERROR roost: b\r\x1b[2K\u2028\x85c")
+    assert "WARNING py.warnings: " in warned
+    assert failed.endswith("ERROR roost: it failed")
+    assert traceback
+    assert all(line.startswith("    ") for line in traceback)
