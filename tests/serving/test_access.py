@@ -1,4 +1,4 @@
-"""Strangers: every method and route against every kind of key, from the descriptors themselves."""
+"""Strangers: every method and route that there is against every kind of key."""
 
 import asyncio
 import urllib.error
@@ -6,35 +6,47 @@ import urllib.request
 
 import grpc
 import pytest
+from google.protobuf import descriptor_pool, message_factory
+from google.protobuf.descriptor import MethodDescriptor
 from google.rpc import error_details_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
+from prometheus_client import CollectorRegistry
 
 from roost.client import AsyncClient
 from roost.errors import Forbidden, Unauthenticated
-from roost.v1 import gateway_pb2 as pb
-from roost.v1 import gateway_pb2_grpc
-from roost_serving import keys
+from roost_serving import http, keys
 from roost_serving.access import ROLES
 from roost_serving.server import serving
+from roost_serving.servicer import SERVICE
 
-READ, WRITE, ADMIN, OTHER = "read", "write", "admin", "other"
+READ, WRITE, ADMIN, OPEN = "read", "write", "admin", "open"
+ROLES_UPWARDS = (READ, WRITE, ADMIN)
+SCOPES = {"": ["digits"], "other-": ["plain"], "any-": None}
+"""Models that keys may use: the one that is asked for, another, all."""
+OTHER = "other-admin"
+KINDS = ["none", "bad", *(scope + role for scope in SCOPES for role in ROLES_UPWARDS)]
 
+GATEWAY, HEALTH, REFLECTION = SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME
 NEEDED = {
-    "EmbedItems": READ,
-    "AssignClusters": READ,
-    "SearchItems": READ,
-    "ListItems": READ,
-    "GetItem": READ,
-    "ListModels": READ,
-    "ListClusters": READ,
-    "IngestItems": WRITE,
-    "DeleteItem": WRITE,
-    "ReloadModels": ADMIN,
+    f"{GATEWAY}/EmbedItems": READ,
+    f"{GATEWAY}/AssignClusters": READ,
+    f"{GATEWAY}/SearchItems": READ,
+    f"{GATEWAY}/ListItems": READ,
+    f"{GATEWAY}/GetItem": READ,
+    f"{GATEWAY}/ListModels": READ,
+    f"{GATEWAY}/ListClusters": READ,
+    f"{GATEWAY}/IngestItems": WRITE,
+    f"{GATEWAY}/DeleteItem": WRITE,
+    f"{GATEWAY}/ReloadModels": ADMIN,
+    f"{HEALTH}/Check": OPEN,
+    f"{HEALTH}/Watch": OPEN,
+    f"{REFLECTION}/ServerReflectionInfo": READ,
 }
-"""A new method needs a row."""
-MODELLESS = ("ListModels", "ReloadModels")
+"""A new method, or service, needs a row."""
+ROUTES = {"/metrics": READ, "/livez": OPEN, "/readyz": OPEN}
+"""A new route needs a row."""
 
 
 @pytest.fixture
@@ -44,9 +56,12 @@ def file(tmp_path):
 
 @pytest.fixture
 def held(file):
-    """A key of each kind; `other` may use another model only."""
-    made = {role: keys.add(file, role, role=role, models=["digits"]) for role in (READ, WRITE, ADMIN)}
-    made[OTHER] = keys.add(file, OTHER, role="admin", models=["plain"])
+    """A key of each role and scope."""
+    made = {
+        scope + role: keys.add(file, scope + role, role=role, models=models)
+        for scope, models in SCOPES.items()
+        for role in ROLES_UPWARDS
+    }
     return made | {"none": None, "bad": keys.PREFIX + "x" * 43}
 
 
@@ -78,47 +93,86 @@ def refusal(status) -> str | None:
 
 async def outcome(channel, method, key: str | None, *, model: str) -> str | None:
     """Why a call was refused; None where it was let in, whatever became of its otherwise empty request."""
-    request = getattr(pb, method.input_type.name)()
+    request = message_factory.GetMessageClass(method.input_type)()
     if "model" in method.input_type.fields_by_name:
         request.model = model
-    stub = getattr(gateway_pb2_grpc.GatewayServiceStub(channel), method.name)
+    sends, answers = (
+        "stream" if streams else "unary" for streams in (method.client_streaming, method.server_streaming)
+    )
+    call = getattr(channel, f"{sends}_{answers}")(
+        f"/{method.containing_service.full_name}/{method.name}",
+        request_serializer=type(request).SerializeToString,
+        response_deserializer=message_factory.GetMessageClass(method.output_type).FromString,
+    )
     try:
-        if not method.client_streaming:
-            await stub(request, metadata=metadata(key))
+        if not method.server_streaming:
+            await call(request, metadata=metadata(key))
             return None
-        (response,) = [response async for response in stub(iter([request]), metadata=metadata(key))]
-        return refusal(response.error)
+        answering = call(iter([request]) if method.client_streaming else request, metadata=metadata(key))
+        response = await answering.read()
+        answering.cancel()
+        return refusal(response.error) if hasattr(response, "error") else None
     except grpc.aio.AioRpcError as error:
         return refusal(rpc_status.from_call(error))
 
 
-def expected(method: str, kind: str) -> str | None:
+def refused(needed: str, kind: str, *, names_model: bool) -> str | None:
+    """What a method, or route, of a role answers a key with."""
+    if needed == OPEN:
+        return None
     if kind in ("none", "bad"):
         return "UNAUTHENTICATED"
-    if kind == OTHER:
-        return None if method in MODELLESS else "FORBIDDEN"
-    order = (READ, WRITE, ADMIN)
-    return None if order.index(kind) >= order.index(NEEDED[method]) else "FORBIDDEN"
+    scope, _, role = kind.rpartition("-")
+    if names_model and scope == "other":
+        return "FORBIDDEN"
+    return None if ROLES_UPWARDS.index(role) >= ROLES_UPWARDS.index(needed) else "FORBIDDEN"
 
 
-METHODS = pb.DESCRIPTOR.services_by_name["GatewayService"].methods
+def methods_of(service: str) -> dict[str, MethodDescriptor]:
+    found = descriptor_pool.Default().FindServiceByName(service)
+    return {f"{service}/{method.name}": method for method in found.methods}
 
 
-def test_every_method_has_a_row_and_a_role():
-    names = {method.name for method in METHODS}
-    assert names == set(NEEDED)
-    assert {f"/roost.v1.GatewayService/{name}" for name in names} <= set(ROLES)
+@pytest.fixture
+async def registered(monkeypatch) -> set[str]:
+    """Names of the services that a server was given, whether reflection tells of them or not."""
+    names: set[str] = set()
+    server = type(grpc.aio.server())
+    add = server.add_generic_rpc_handlers
+
+    def kept(self, handlers):
+        names.update(handler.service_name() for handler in handlers)
+        add(self, handlers)
+
+    monkeypatch.setattr(server, "add_generic_rpc_handlers", kept)
+    return names
 
 
-@pytest.mark.parametrize("kind", ["none", "bad", READ, WRITE, ADMIN, OTHER])
+async def test_every_method_of_every_service_has_a_row_and_a_role(registered, channel, held):
+    reflect = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo
+    asked = [reflection_pb2.ServerReflectionRequest(list_services="")]
+    (answer,) = [answer async for answer in reflect(iter(asked), metadata=metadata(held[READ]))]
+    assert registered == {service.name for service in answer.list_services_response.service}
+    methods = {name for service in registered for name in methods_of(service)}
+    assert methods == set(NEEDED)
+    assert {name.removeprefix("/") for name in ROLES} <= methods
+    assert {name for name, role in NEEDED.items() if role != OPEN} <= {name.removeprefix("/") for name in ROLES}
+
+
+@pytest.mark.parametrize("kind", KINDS)
 async def test_a_key_opens_what_its_role_and_models_allow(channel, held, kind):
-    for method in METHODS:
-        assert await outcome(channel, method, held[kind], model="digits") == expected(method.name, kind), method.name
+    for name, needed in NEEDED.items():
+        method = methods_of(name.partition("/")[0])[name]
+        expected = refused(needed, kind, names_model="model" in method.input_type.fields_by_name)
+        assert await outcome(channel, method, held[kind], model="digits") == expected, name
 
 
-@pytest.mark.parametrize(("kind", "status"), [("none", 401), ("bad", 401), (READ, 200), (OTHER, 200)])
-async def test_metrics_can_ask_for_a_key(guarded, held, kind, status):
-    assert await fetch(guarded, "/metrics", held[kind]) == status
+async def test_every_route_has_a_row():
+    runner, _ = await http.listen(CollectorRegistry(), lambda: (True, {}), check=None, host="127.0.0.1", port=0)
+    try:
+        assert {route.resource.canonical for route in runner.app.router.routes()} == set(ROUTES)
+    finally:
+        await runner.cleanup()
 
 
 async def test_metrics_are_refused_to_a_key_that_is_no_text(guarded):
@@ -132,9 +186,12 @@ async def test_metrics_are_refused_to_a_key_that_is_no_text(guarded):
     writer.close()
 
 
-@pytest.mark.parametrize("route", ["/livez", "/readyz"])
-async def test_a_kubelet_needs_no_key(guarded, route):
-    assert await fetch(guarded, route, None) == 200
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_route_can_ask_for_a_key(guarded, held, kind):
+    status = {None: 200, "UNAUTHENTICATED": 401, "FORBIDDEN": 403}
+    for route, needed in ROUTES.items():
+        expected = status[refused(needed, kind, names_model=False)]
+        assert await fetch(guarded, route, held[kind]) == expected, route
 
 
 async def fetch(running, route: str, key: str | None) -> int:
@@ -214,9 +271,11 @@ async def test_no_key_and_no_hash_reaches_logs_metrics_or_errors(guarded, held, 
     request = urllib.request.Request(
         f"http://{guarded.http_address}/metrics", headers={"Authorization": f"Bearer {held[READ]}"}
     )
-    text = await asyncio.to_thread(lambda: urllib.request.urlopen(request).read().decode())
-    assert 'roost_caller_calls_total{caller="other",grpc_code="PERMISSION_DENIED"} 1.0' in text
+    text = ""
+    async with asyncio.timeout(10):  # a call is counted after it was answered
+        while 'roost_caller_calls_total{caller="other-admin",grpc_code="PERMISSION_DENIED"} 1.0' not in text:
+            text = await asyncio.to_thread(lambda: urllib.request.urlopen(request).read().decode())
     assert 'roost_caller_calls_total{caller="unknown",grpc_code="UNAUTHENTICATED"} 1.0' in text
-    assert 'roost_refused_total{reason="FORBIDDEN"} 1.0' in text
+    assert 'roost_refused_total{reason="FORBIDDEN",rpc="GetItem"} 1.0' in text
     for key in filter(None, held.values()):
         assert key not in text + caplog.text
