@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,16 +90,43 @@ async def closed_loop_(call: Callable[[], Awaitable[object]], *, callers: int, s
     return sum(await asyncio.gather(*(caller() for _ in range(callers)))) / seconds
 
 
+def family_(pid: int) -> list[int]:
+    """A process and those that descend from it."""
+    parents: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended
+            parents.setdefault(int(path.read_text().rpartition(")")[2].split()[1]), []).append(int(path.parent.name))
+    found = [pid]
+    for process in found:
+        found += parents.get(process, [])
+    return found
+
+
 def memory_(pid: int) -> int:
-    """What a process holds, in bytes: its resident pages."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
+    """What a process and its descendants hold, in bytes: resident pages, but those of the files of a store.
+
+    Those are the system's, which takes them back when it needs them: see `mapped`.
+    """
+    return sum(resident_(each, "RssAnon", "RssShmem") for each in family_(pid))
+
+
+def mapped_(pid: int) -> int:
+    """What a process and its descendants have of files in memory, in bytes."""
+    return sum(resident_(each, "RssFile") for each in family_(pid))
+
+
+def resident_(pid: int, *kinds: str) -> int:
+    text = Path(f"/proc/{pid}/status").read_text()
+    return sum(1024 * int(re.search(rf"^{kind}:\s+(\d+) kB", text, re.MULTILINE)[1]) for kind in kinds)
 
 
 def held_(pid: int) -> dict[str, int]:
-    """Threads and open files of a process."""
+    """A process and its descendants: how many there are, with their threads and open files."""
+    processes = family_(pid)
     return {
-        "threads": len(list(Path(f"/proc/{pid}/task").iterdir())),
-        "files": len(list(Path(f"/proc/{pid}/fd").iterdir())),
+        "processes": len(processes),
+        "threads": sum(len(list(Path(f"/proc/{each}/task").iterdir())) for each in processes),
+        "files": sum(len(list(Path(f"/proc/{each}/fd").iterdir())) for each in processes),
     }
 
 
@@ -114,6 +143,11 @@ def closed_loop() -> Callable[..., Awaitable[float]]:
 @pytest.fixture
 def memory() -> Callable[[int], int]:
     return memory_
+
+
+@pytest.fixture
+def mapped() -> Callable[[int], int]:
+    return mapped_
 
 
 @pytest.fixture

@@ -2,7 +2,10 @@
 
 import asyncio
 import random
+import re
 from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -12,50 +15,96 @@ from roost.errors import RoostError, Unexpected
 
 CALLERS = 8
 DIM = 256
+SETTLED_SECONDS = 60
+MESSAGE_BYTES = 32 * 1024 * 1024
+
+
+class Callers:
+    """Make calls of every kind at once, from a new client now and then."""
+
+    def __init__(self, gateway, digits: list[bytes], *, seed: int, calls_a_client: int) -> None:
+        self._gateway, self._digits, self._seed, self._calls_a_client = gateway, digits, seed, calls_a_client
+        self.done: Counter[str] = Counter()
+        self.clients = 0
+
+    async def call(self, last: int, *, every: int = 1, do: Callable[[], None] = lambda: None) -> None:
+        """Call until so many calls were made in all, and do something after every so many."""
+        chances = [random.Random(self._seed + number + last) for number in range(CALLERS)]
+        await asyncio.gather(*(self._caller(chance, last, every, do) for chance in chances))
+
+    async def _caller(self, chance: random.Random, last: int, every: int, do: Callable[[], None]) -> None:
+        while self.done.total() < last:
+            self.clients += 1  # channels of equal options share a connection
+            async with AsyncClient(self._gateway.address, max_message_bytes=MESSAGE_BYTES + self.clients) as client:
+                for _ in range(chance.randrange(2 * self._calls_a_client)):
+                    await self._one(client, chance)
+                    if self.done.total() % every == 0:
+                        do()
+
+    async def _one(self, client: AsyncClient, chance: random.Random) -> None:
+        kind = chance.choice(list(KINDS))
+        try:
+            await KINDS[kind](client, chance, self._digits)
+            self.done[kind] += 1
+        except Unexpected:
+            raise
+        except RoostError as error:
+            self.done[f"{kind}: {error.reason}"] += 1
+
+
+async def settled(
+    now: Callable[[], Awaitable[dict[str, int]]], *, most: dict[str, int] | None = None
+) -> dict[str, int]:
+    """What is held once it is as before, or else for some seconds the same: idle threads end by themselves."""
+    found, same = await now(), 0
+    async with asyncio.timeout(SETTLED_SECONDS):
+        while same < 6 if most is None else any(found[name] > most[name] for name in most):
+            await asyncio.sleep(0.5)
+            before, found = found, await now()
+            same = same + 1 if found == before else 0
+    return found
 
 
 @pytest.mark.timeout(7200)
-async def test_soak(serve, repository, tmp_path, digits, soak, figures, seed, memory, held):  # noqa: PLR0917
-    calls, warm = (200_000, 20_000) if soak else (1_200, 400)
+async def test_soak(serve, repository, tmp_path, digits, soak, figures, seed, memory, mapped, held):  # noqa: PLR0917
+    calls, warm, clients = (200_000, 20_000, 1_000) if soak else (1_200, 400, 100)
     arguments = ("--backend", f"onnx://{repository}", "--store", f"edge://{tmp_path}/index")
-    done: Counter[str] = Counter()
-    points: list[tuple[int, int]] = []
+    points: list[tuple[int, int, int]] = []
     with serve(*arguments) as gateway:
         pid = gateway.process.pid
 
-        async def caller(number: int) -> None:
-            chance = random.Random(seed + number)
-            async with AsyncClient(gateway.address) as client:
-                while done.total() < calls:
-                    kind = chance.choice(list(KINDS))
-                    try:
-                        await KINDS[kind](client, chance, digits)
-                        done[kind] += 1
-                    except Unexpected:
-                        raise
-                    except RoostError as error:
-                        done[f"{kind}: {error.reason}"] += 1
-                    if done.total() % max(1, calls // 200) == 0:
-                        points.append((done.total(), memory(pid)))
+        callers = Callers(gateway, digits, seed=seed, calls_a_client=clients // CALLERS)
 
-        async def measure_when_warm() -> dict[str, int]:
-            while done.total() < warm:  # noqa: ASYNC110 - it need not be told at once
-                await asyncio.sleep(0.05)
-            return held(pid)
+        def measure() -> None:
+            points.append((callers.done.total(), memory(pid), mapped(pid)))
 
-        measured, *_ = await asyncio.gather(measure_when_warm(), *(caller(number) for number in range(CALLERS)))
-        await asyncio.sleep(1)
-        after = held(pid)
+        async def now() -> dict[str, int]:
+            text = await asyncio.to_thread(gateway.fetch, "/metrics")
+            return held(pid) | {
+                "tasks": int(float(re.search(r"^roost_event_loop_tasks (\S+)$", text, re.MULTILINE)[1]))
+            }
+
+        await callers.call(warm)
+        busy = before = await settled(now)
+        under_load = asyncio.create_task(callers.call(calls, every=calls // 200, do=measure))
+        while not under_load.done():
+            await asyncio.sleep(0.1)
+            busy = max(busy, await now(), key=lambda held: held["files"])
+        await under_load
+        with suppress(TimeoutError):
+            await settled(now, most=before)
+        after = await now()
         text = await asyncio.to_thread(gateway.fetch, "/metrics")
         assert gateway.stop() == 0
-    warmed = np.array([point for point in points if point[0] >= warm], np.float64)
-    slope = np.polyfit(warmed[:, 0], warmed[:, 1], 1)[0] * 100_000 / 1e6
-    figures |= {"calls": done.total(), "memory_mb_per_100000": slope, "before": measured, "after": after, **done}
+    measured = np.array(points, np.float64)
+    slope, of_files = np.polyfit(measured[:, 0], measured[:, 1:], 1)[0] * 100_000 / 1e6
+    figures |= {"calls": callers.done.total(), "clients": callers.clients, "memory_mb_per_100000": slope}
+    figures |= {"mapped_files_mb_per_100000": of_files, "before": before, "busy": busy, "after": after, **callers.done}
     assert "roost_in_flight_images 0.0" in text
     assert 'grpc_code="INTERNAL"' not in text
     assert 'grpc_code="UNKNOWN"' not in text
-    assert after["threads"] <= measured["threads"] + 1
-    assert after["files"] <= measured["files"] + 2
+    assert busy["files"] > before["files"] + CALLERS // 2  # the clients have connections of their own
+    assert {name: after[name] for name in before if after[name] > before[name]} == {}
     if soak:
         assert slope <= 5
 
