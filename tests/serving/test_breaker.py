@@ -1,7 +1,9 @@
 """A part that does not answer: calls fail at once, the rest goes on, and it is taken back when it answers."""
 
 import asyncio
+import re
 import time
+import urllib.request
 
 import grpc
 import pytest
@@ -115,6 +117,17 @@ async def status_of(call) -> str:
     return "OK"
 
 
+async def told(gateway) -> dict[str, float]:
+    """What the metrics say of the breakers."""
+
+    def fetch() -> str:
+        with urllib.request.urlopen(f"http://{gateway.http_address}/metrics", timeout=5) as answer:
+            return answer.read().decode()
+
+    text = await asyncio.to_thread(fetch)
+    return {part: float(value) for part, value in re.findall(r'^roost_breaker_open{part="(\w+)"} (\S+)$', text, re.M)}
+
+
 async def test_with_a_store_that_hangs_embeddings_go_on_and_searches_fail_at_once(gateway, stub, digits, monkeypatch):
     hung = asyncio.Event()
 
@@ -136,6 +149,7 @@ async def test_with_a_store_that_hangs_embeddings_go_on_and_searches_fail_at_onc
             with pytest.raises(StoreUnavailable):
                 await client.search(digits[0], model="digits")
         assert time.monotonic() - begun < 1
+        assert await told(gateway) == {"backend": 0, "store": 1}
         embed = pb.EmbedItemsRequest(model="digits", items=[pb.Item(image=digits[0])])
         assert all([(await stub.EmbedItems(embed)).results for _ in range(20)])
     hung.set()
@@ -144,3 +158,4 @@ async def test_with_a_store_that_hangs_embeddings_go_on_and_searches_fail_at_onc
         codes.append(await status_of(stub.SearchItems(search, timeout=5)))
         await asyncio.sleep(0.05)
     assert set(codes) <= {"UNAVAILABLE", "OK"}
+    assert await told(gateway) == {"backend": 0, "store": 0}
