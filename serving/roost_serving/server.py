@@ -110,7 +110,11 @@ async def _gateway(settings: ServeSettings, tracers: list[grpc.aio.ServerInterce
     metrics.in_flight_limit.set(limit.images)
     metrics.in_flight_bytes_limit.set(limit.bytes)
     backend = backends.connect(
-        settings.backend, repository=settings.repository, limits=settings.limits, workers=settings.workers
+        settings.backend,
+        repository=settings.repository,
+        limits=settings.limits,
+        workers=settings.workers,
+        key_file=settings.triton_key_file,
     )
     store = stores.connect(settings.store, api_key=settings.store_api_key())
     breakers = {

@@ -26,6 +26,9 @@ class ServeSettings(Settings):
     reload_seconds: NonNegativeFloat = Field(
         5.0, description="Look for new model versions this often; 0: only on SIGHUP or `roost reload`."
     )
+    triton_key_file: Path | None = Field(
+        None, description="File that holds the key with which triton:// loads models, where loading is restricted."
+    )
     store_api_key_file: Path | None = Field(None, description="File that holds the API key of qdrant://.")
     host: str = Field("127.0.0.1", description="Address that gRPC listens on.")
     port: int = Field(50051, ge=0, le=65535, description="Port of gRPC; 0 takes a free one.")

@@ -11,7 +11,7 @@ from roost_serving.settings import ServeSettings
 
 DECIDED_BY_THE_CHART = {
     "backend", "store", "repository", "store_api_key_file", "host", "port", "http_host", "http_port", "drain_seconds",
-    "grace_seconds", "keys_file", "open_health", "open_metrics",
+    "grace_seconds", "triton_key_file", "keys_file", "open_health", "open_metrics",
     "tls_certificate_file", "tls_key_file", "tls_callers_file",
 }  # fmt: skip
 

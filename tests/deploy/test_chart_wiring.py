@@ -108,6 +108,22 @@ def test_keys_are_mounted_where_the_gateway_reads_them(render, monkeypatch):
     assert settings.open_health  # a kubelet's probes send no key
 
 
+@pytest.mark.parametrize("owner", ["triton", "externalTriton"])
+def test_tritons_key_is_mounted_where_the_gateway_reads_it(render, monkeypatch, owner):
+    external = {"triton": {"enabled": False}, "externalTriton": {"url": "triton://far"}}
+    values = {"triton": {}} if owner == "triton" else external
+    values[owner]["adminSecret"] = "triton-admin"
+    documents = render(values)
+    settings = _settings(documents, monkeypatch)
+    (gateway,) = [doc for doc in documents if doc["kind"] == "Deployment" and "gateway" in doc["metadata"]["name"]]
+    pod = gateway["spec"]["template"]["spec"]
+    (mount,) = [one for one in pod["containers"][0]["volumeMounts"] if one["name"] == "triton-key"]
+    (volume,) = [one["secret"] for one in pod["volumes"] if one["name"] == "triton-key"]
+    assert str(settings.triton_key_file) == f"{mount['mountPath']}/{volume['items'][0]['path']}"
+    assert (volume["secretName"], volume["items"][0]["key"]) == ("triton-admin", "key")
+    assert "subPath" not in mount
+
+
 def test_a_pod_lives_until_its_gateway_has_drained(documents, pods, monkeypatch):
     settings = _settings(documents, monkeypatch)
     allowed = pods["demo-roost-gateway"]["spec"]["terminationGracePeriodSeconds"]

@@ -99,7 +99,9 @@ class Backend(Protocol):
         ...
 
 
-def connect(url: str, *, repository: Path, limits: Limits = DEFAULT_LIMITS, workers: int) -> Backend:
+def connect(
+    url: str, *, repository: Path, limits: Limits = DEFAULT_LIMITS, workers: int, key_file: Path | None = None
+) -> Backend:
     """The backend that a URL names; not opened yet.
 
     Args:
@@ -108,13 +110,14 @@ def connect(url: str, *, repository: Path, limits: Limits = DEFAULT_LIMITS, work
         repository: The model repository that `roost export` wrote.
         limits: Refuse images beyond these.
         workers: Threads that decode and, in-process, infer.
+        key_file: Holds the key of a server that restricts the loading of models.
 
     Raises:
         UnknownPlugin: No backend has the URL's scheme.
     """
     scheme = url.partition(":")[0]
     module = plugins.load(sys.modules[__name__], scheme, kind="backend")
-    return module.Backend(url, repository=repository, limits=limits, workers=workers)
+    return module.Backend(url, repository=repository, limits=limits, workers=workers, key_file=key_file)
 
 
 def folder(url: str) -> Path | None:

@@ -84,7 +84,9 @@ class LocalBackend(ABC, Generic[Graph, Session]):
     errors: ClassVar[tuple[type[Exception], ...]]
     """What it raises for a graph that it cannot load or run."""
 
-    def __init__(self, url: str, *, repository: Path, limits: Limits, workers: int) -> None:
+    def __init__(
+        self, url: str, *, repository: Path, limits: Limits, workers: int, key_file: Path | None = None
+    ) -> None:
         self.repository = backends.folder(url) or repository
         self._limits = limits
         self._workers = workers

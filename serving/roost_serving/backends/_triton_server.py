@@ -7,10 +7,10 @@ https://github.com/triton-inference-server/server/blob/main/docs/protocol/README
 """
 
 import asyncio
-import json
 import logging
 import math
 import time
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,9 +19,10 @@ from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from roost.artifact import Manifest
-from roost.errors import BackendUnavailable, BadArtifact, DeadlineExceeded, Overloaded, RoostError
+from roost.errors import BackendUnavailable, BadArtifact, BadSettings, DeadlineExceeded, Overloaded, RoostError
 from roost_serving.admission import RETRY_AFTER_SECONDS
 from roost_serving.backends import ModelUnavailable
+from roost_serving.backends._triton_versions import Versions
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,15 @@ QUEUE_TIMEOUT = "Request timeout expired"
 PROCESS_DIED = "is not healthy"
 NOT_READY = "Request for unknown model"  # also of one that it has and could not load
 BY_ITSELF = "explicit model load / unload is not allowed"
+CANNOT_LOAD = "is at UNAVAILABLE state"
+RESTRICTED = "protocol is restricted"
+
+KEY_HEADER = "triton-grpc-protocol-roost-admin"
+"""What a server started with `--grpc-restricted-protocol=model-repository:roost-admin=KEY` wants its key in."""
+
+
+class Restricted(ModelUnavailable):
+    """The server loads models only for who has its key."""
 
 
 class Capacity(NamedTuple):
@@ -59,10 +69,14 @@ class Server:
 
     Args:
         target: host:port of the server's gRPC service.
+        versions: Those that it is told to load.
+        key_file: Holds the key of a server that loads models only for who has it; read for each load.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, *, versions: Versions, key_file: Path | None = None) -> None:
         self._target = target
+        self._key_file = key_file
+        self._versions = versions
         self._client = InferenceServerClient(target, channel_args=CHANNEL)
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._loaded: dict[str, float] = {}
@@ -80,40 +94,57 @@ class Server:
             BackendUnavailable: The server does not answer.
             ModelUnavailable: It has not got it.
         """
-        name, version = manifest.name, str(manifest.version)
+        if await self.has(manifest):
+            return
+        await self._load(manifest.name, unless_since=time.monotonic() - RELOAD_SECONDS)
+        if not await self.has(manifest):
+            raise self._without(manifest, f"has no {manifest.reference}. Start it over the same models")
+
+    async def has(self, manifest: Manifest) -> bool:
+        """Whether the server can embed with a model version.
+
+        Raises:
+            BackendUnavailable: The server does not answer.
+        """
         try:
-            if await self._client.is_model_ready(name, version):
-                return
-            await self._load(name, unless_since=time.monotonic() - RELOAD_SECONDS)
-            if await self._client.is_model_ready(name, version):
-                return
+            return bool(await self._client.is_model_ready(manifest.name, str(manifest.version)))
         except InferenceServerException as error:
             raise self._translate(error, manifest=manifest)
-        raise self._without(manifest, f"has no {manifest.reference}. Start it over the same models")
 
     async def load(self, manifest: Manifest) -> None:
-        """Have the server load a model as its repository holds it now, while it goes on with what it has.
+        """Have the server load a model's versions as its repository holds them now; it goes on with those that it has.
 
         A server that loads models by itself is left to do so.
 
         Raises:
-            BadArtifact: It refuses to; what it had goes on.
+            BadArtifact: One cannot be loaded; what the server had goes on.
             BackendUnavailable: The server does not answer.
+            ModelUnavailable: It does not find the model.
+            Restricted: It wants a key that the gateway has not got.
         """
-        name = manifest.name
         log.info("asking Triton at %s to load %s", self._target, manifest.reference)
         try:
-            await self._client.load_model(name)
+            await self._ask_to_load(manifest.name)
         except InferenceServerException as error:
             text = error.message() or ""
             if BY_ITSELF in text:
                 return
-            if error.status() == "StatusCode.UNAVAILABLE":
+            if CANNOT_LOAD in text:
+                raise BadArtifact(
+                    f"Triton does not load {manifest.reference}: {text}. Export it again.", model=manifest.reference
+                ) from error
+            if error.status() == "StatusCode.UNAVAILABLE" and RESTRICTED not in text:
                 raise self._translate(error)
-            raise BadArtifact(
-                f"Triton does not load {manifest.reference}: {text}. Export it again.", model=manifest.reference
-            ) from error
-        self._loaded[name] = time.monotonic()
+            if RESTRICTED in text:
+                raise Restricted(
+                    f"Triton does not load {manifest.reference}: loading is restricted, and "
+                    f"{'the gateway has no key' if self._key_file is None else 'it wants another key'}. Name the file "
+                    "of the right one with --triton-key-file, or restart Triton over the same models.",
+                    target=self._target,
+                    model=manifest.reference,
+                ) from error
+            raise self._without(manifest, f"does not load {manifest.reference}: {text}") from error
+        self._loaded[manifest.name] = time.monotonic()
 
     async def capacity(self, manifest: Manifest) -> Capacity:
         """What the model takes at once.
@@ -198,17 +229,27 @@ class Server:
     async def _load_once(self, name: str, *, anew: bool) -> None:
         log.info("asking Triton at %s to load %s", self._target, name)
         try:
-            await self._client.load_model(name, config=await self._changed_config(name) if anew else None)
+            await self._ask_to_load(name, anew=anew)
         except InferenceServerException as error:  # also of a server that loads by itself: then it may be on its way
             log.warning("Triton at %s did not load %s: %s", self._target, name, error.message())
+        except (BadArtifact, BackendUnavailable) as error:
+            log.warning("%s", error.message)
         self._loaded[name] = time.monotonic()
 
-    async def _changed_config(self, name: str) -> str:
-        """The model's configuration with a note in it: an unchanged one would keep the process that died."""
-        answer: Any = await self._client.get_model_config(name, as_json=True)
-        config = answer["config"]
-        config.setdefault("parameters", {})["roost_loaded_again"] = {"string_value": str(time.time())}
-        return json.dumps(config)
+    async def _ask_to_load(self, name: str, *, anew: bool = False) -> None:
+        # Not by the server's index of its models: asked for that after a load that failed, Triton has crashed.
+        others = await asyncio.to_thread(self._versions.others, name)
+        ready = [version for version in others if await self._client.is_model_ready(name, str(version))]
+        config = await asyncio.to_thread(self._versions.config, name, ready=ready, anew=anew)
+        await self._client.load_model(name, headers=await asyncio.to_thread(self._headers), config=config)
+
+    def _headers(self) -> dict[str, str]:
+        if self._key_file is None:
+            return {}
+        try:
+            return {KEY_HEADER: read_key(self._key_file)}
+        except BadSettings as error:
+            raise BackendUnavailable(error.message, target=self._target) from error
 
     def _translate(
         self, error: InferenceServerException, deadline: float | None = None, manifest: Manifest | None = None
@@ -236,3 +277,18 @@ class Server:
 
     def _without(self, manifest: Manifest, what: str) -> ModelUnavailable:
         return ModelUnavailable(f"The Triton server {what}.", target=self._target, model=manifest.reference)
+
+
+def read_key(path: Path) -> str:
+    """The key in a file.
+
+    Raises:
+        BadSettings: The file cannot be read, or holds no key.
+    """
+    try:
+        key = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadSettings(f"The key file of Triton cannot be read: {path}.", key="triton_key_file") from error
+    if not key or not key.isprintable():
+        raise BadSettings(f"The key file of Triton holds no key of one line: {path}.", key="triton_key_file")
+    return key

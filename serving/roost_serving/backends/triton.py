@@ -8,7 +8,7 @@ import logging
 import math
 import socket
 import time
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -18,13 +18,22 @@ import numpy as np
 
 from roost import urls
 from roost.artifact import Input, Manifest
-from roost.errors import BackendUnavailable, BadSettings, DeadlineExceeded, RoostError
+from roost.errors import (
+    BackendUnavailable,
+    BadArtifact,
+    BadSettings,
+    DeadlineExceeded,
+    Overloaded,
+    RoostError,
+    UnknownModel,
+)
 from roost.preprocess import Limits
 from roost_serving import repository
 from roost_serving.backends import CLOSED, Embedded, ModelUnavailable, _images
 from roost_serving.backends._images import Decoded, Encoded
 from roost_serving.backends._lane import Lane
-from roost_serving.backends._triton_server import Server
+from roost_serving.backends._triton_server import Restricted, Server, read_key
+from roost_serving.backends._triton_versions import Versions
 from roost_serving.fair import FairPool
 from roost_serving.repository import Model
 
@@ -54,41 +63,53 @@ class Backend:
         repository: Holds the models of the server's own repository.
         limits: Refuse images beyond these.
         workers: Threads that decode.
+        key_file: Holds the key of a server that restricts the loading of models.
         start_seconds: How long `open` waits for the server and its models.
 
     Raises:
-        BadSettings: The URL has no host, a port that is no number, or more than these.
+        BadSettings: The URL has no host, a port that is no number, or more than these; or the file holds no key.
     """
 
     def __init__(
-        self, url: str, *, repository: Path, limits: Limits, workers: int, start_seconds: float = START_SECONDS
+        self,
+        url: str,
+        *,
+        repository: Path,
+        limits: Limits,
+        workers: int,
+        key_file: Path | None = None,
+        start_seconds: float = START_SECONDS,
     ) -> None:
+        if key_file is not None:
+            read_key(key_file)
         self.models: list[Model] = []
         self.repository = repository
         self._target = _target(url)
         self._limits = limits
         self._start_seconds = start_seconds
         self._pool = FairPool(self._decode, workers=workers, name="decode")
+        self._key_file = key_file
+        self._versions = Versions(repository)
         self._server: Server | None = None
         self._lanes: dict[str, Lane] = {}
+        self._why = "it does not answer."
+        """What a start last waited for."""
 
     async def open(self) -> None:
         """Wait for the server, have it load every model version, and check each on its golden images."""
         found = await asyncio.to_thread(repository.scan, self.repository)
-        self._server = Server(self._target)
+        self._server = Server(self._target, versions=self._versions, key_file=self._key_file)
         try:
-            await self._start(found)
-            for model in found:
-                await self._check(model)
+            self.models = await self._start(found)
         except BaseException:  # also where whoever waits for it is told to stop
             await self.close()
             raise
-        self.models = found
 
     async def load(self, model: Model) -> None:
-        """Have the server load a model anew, which adds the version to those that it serves, and check it."""
+        """Have the server load a model anew, with the version beside those that it serves, and check it."""
         server = self._connected()
         siblings = [each for each in self.models if each.manifest.name == model.manifest.name]
+        self._versions.want(model.manifest)
         try:
             async with asyncio.timeout(LOAD_SECONDS):
                 await server.load(model.manifest)
@@ -98,14 +119,28 @@ class Backend:
                         await self._prepare(each.manifest)
                 await self._check(model)
         except TimeoutError:
+            self.drop(model)
             raise BackendUnavailable(
                 f"Triton did not load {model.manifest.reference} within {LOAD_SECONDS:g} s.", target=self._target
             )
+        except BadArtifact:
+            self._refuse(model)
+            raise
+        except BaseException:
+            self.drop(model)
+            raise
         self.models = repository.ordered([*self.models, model])
 
     def drop(self, model: Model) -> None:
         """Ask no more for a model version; the server lets go of it when it loads the model anew."""
-        self.models = [each for each in self.models if each.manifest.reference != model.manifest.reference]
+        reference = model.manifest.reference
+        self.models = [each for each in self.models if each.manifest.reference != reference]
+        self._lanes.pop(reference, None)
+        self._versions.forget(model.manifest)
+
+    def _refuse(self, model: Model) -> None:
+        self.drop(model)
+        self._versions.refuse(model.manifest)
 
     async def close(self) -> None:
         """Let go of the server; calls that are under way end with an error."""
@@ -149,10 +184,13 @@ class Backend:
         self, manifest: Manifest, images: Sequence[bytes], arrival: float, deadline: float | None
     ) -> list[Embedded | RoostError]:
         self._connected()
+        lane = self._lanes.get(manifest.reference)
+        if lane is None:
+            raise UnknownModel(f"{manifest.reference} is no longer served.", model=manifest.reference)
         decoded = await self._pool.ask((Encoded(image, arrival, deadline), manifest.input) for image in images)
         good = [image.pixels for image in decoded if isinstance(image, Decoded)]
         begun = time.monotonic()
-        vectors = iter(await self._lanes[manifest.reference].infer(good, deadline=deadline))
+        vectors = iter(await lane.infer(good, deadline=deadline))
         infer = {"infer": time.monotonic() - begun}
         return [
             Embedded(next(vectors), image.seconds | infer) if isinstance(image, Decoded) else image for image in decoded
@@ -161,24 +199,73 @@ class Backend:
     def _decode(self, waiting: Sequence[tuple[Encoded, Input]]) -> list[Decoded | RoostError]:
         return [_images.decode(encoded, given, self._limits) for encoded, given in waiting]
 
-    async def _start(self, models: Sequence[Model]) -> None:
-        why, said = "it does not answer.", -math.inf
+    async def _start(self, found: Sequence[Model]) -> list[Model]:
+        """Those of the model versions that the server embeds with, once it does.
+
+        Raises:
+            BadArtifact: It embeds with none.
+            BackendUnavailable: It was not ready in time.
+        """
+        good: list[Model] = []
+        bad: list[RoostError] = []
         try:
             async with asyncio.timeout(self._start_seconds):
-                for model in models:
-                    while model.manifest.reference not in self._lanes:
-                        try:
-                            await self._prepare(model.manifest)
-                        except BackendUnavailable as error:
-                            if error.message != why or time.monotonic() - said >= SAY_SECONDS:
-                                log.info("waiting for Triton at %s: %s", self._target, error.message)
-                                said = time.monotonic()
-                            why = error.message
-                            await asyncio.sleep(RETRY_SECONDS)
+                for model in found:  # one at a time: a load that fails with several new ones has crashed Triton
+                    try:
+                        await self._begin(model)
+                    except (BadArtifact, Restricted) as error:
+                        bad.append(error)
+                    else:
+                        good.append(model)
         except TimeoutError:
             raise BackendUnavailable(
-                f"Triton at {self._target} was not ready within {self._start_seconds:g} s: {why}", target=self._target
+                f"Triton at {self._target} was not ready within {self._start_seconds:g} s: {self._why}",
+                target=self._target,
             )
+        if not good:
+            raise bad[0]
+        for error in bad:
+            log.error("a model version is not served: %s", error.message)
+        return good
+
+    async def _begin(self, model: Model) -> None:
+        self._versions.want(model.manifest)
+        try:
+            await self._patiently(partial(self._fetch, model))
+            await self._patiently(partial(self._check_first, model))
+        except BadArtifact:
+            self._refuse(model)
+            raise
+        except Restricted:
+            self.drop(model)
+            raise
+
+    async def _patiently(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do what may fail while the server is away, starts, or has its hands full, until it is done."""
+        said = -math.inf
+        while True:
+            try:
+                return await work()
+            except Restricted:
+                raise
+            except (BackendUnavailable, Overloaded) as error:
+                if error.message != self._why or time.monotonic() - said >= SAY_SECONDS:
+                    log.info("waiting for Triton at %s: %s", self._target, error.message)
+                    said = time.monotonic()
+                self._why = error.message
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _fetch(self, model: Model) -> None:
+        server = self._connected()
+        if not await server.has(model.manifest):
+            await server.load(model.manifest)
+        await self._prepare(model.manifest)
+
+    async def _check_first(self, model: Model) -> None:
+        try:
+            await self._check(model)
+        except ModelUnavailable as error:  # others may be well, and must not wait for it
+            raise BadArtifact(error.message, model=model.manifest.reference) from error
 
     async def _check(self, model: Model) -> None:
         infer = partial(self._infer_from_thread, asyncio.get_running_loop(), model.manifest)

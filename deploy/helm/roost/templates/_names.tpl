@@ -67,6 +67,12 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{- if and (ne $kind "embedded") $store.existingSecret }}{{ $store.existingSecret }} {{ $store.existingSecretKey }}{{ end }}
 {{- end }}
 
+{{/* The secret whose `key` lets the gateway have Triton load models; empty where there is none. */}}
+{{- define "roost.tritonSecret" -}}
+{{- $kind := include "roost.backendKind" . -}}
+{{- if eq $kind "triton" }}{{ .Values.triton.adminSecret }}{{ else if eq $kind "external" }}{{ .Values.externalTriton.adminSecret }}{{ end }}
+{{- end }}
+
 {{/* The port of `scheme://host:port`. Arguments: list of the URL and the port where it has none. */}}
 {{- define "roost.portOf" -}}
 {{- $host := (urlParse (index . 0)).host -}}
