@@ -26,6 +26,11 @@ UPRIGHT = {  # EXIF 2.32, table 6: what undoes each orientation
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+SIDEWAYS = {UPRIGHT[orientation] for orientation in (5, 6, 7, 8)}
+FROM_THE_END = {UPRIGHT[orientation] for orientation in (3, 4, 7, 8)}
+"""What makes the last rows, or columns, the first."""
+BAND_PIXELS = 1 << 20
+"""A larger image is turned, made RGB and narrowed in bands of so many pixels: each copy of it may take 200 MB."""
 PILLOW_FILTER = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 
@@ -60,14 +65,13 @@ def decode(data: bytes, *, size: int, resize: int, limits: Limits = DEFAULT_LIMI
         BadImage: Empty, truncated, or not an image of those formats.
         TooLarge: Over the byte or the pixel limit.
     """
-    image = _rgb(_open(data, limits), shortest=resize)
-    side = min(image.size)
-    if image.size != (resize, resize):
-        # Only the central square is scaled: a strip one pixel high would otherwise grow without bound.
-        left, top = (image.width - side) / 2, (image.height - side) / 2
-        box = (left, top, left + side, top + side)
-        image = image.resize((resize, resize), Image.Resampling.BILINEAR, box=box)
-    return centre(np.asarray(image), size)
+    image = _load(_open(data, limits), shortest=resize)
+    turn = _turn(image)
+    if image.width * image.height <= BAND_PIXELS:
+        scaled = _scaled(_rgb(image if turn is None else image.transpose(turn)), resize)
+    else:
+        scaled = _scaled_in_bands(image, turn, resize)
+    return centre(np.asarray(scaled), size)
 
 
 def centre(pixels: np.ndarray, size: int) -> np.ndarray:
@@ -107,8 +111,8 @@ def _open(data: bytes, limits: Limits) -> Image.Image:
     return image
 
 
-def _rgb(image: Image.Image, *, shortest: int) -> Image.Image:
-    """Load an image's pixels as 8-bit RGB, upright."""
+def _load(image: Image.Image, *, shortest: int) -> Image.Image:
+    """Read an image's pixels."""
     kind = image.format
     try:
         if kind == "JPEG" and image.mode == "RGB":
@@ -116,7 +120,22 @@ def _rgb(image: Image.Image, *, shortest: int) -> Image.Image:
         image.load()
     except (OSError, ValueError, SyntaxError, IndexError, MemoryError, EOFError, struct.error) as error:
         raise BadImage(f"The {kind} image is damaged or cut short. Send the whole file.", format=kind) from error
-    image = _upright(image)
+    return image
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What makes an image upright, as its EXIF says; one whose EXIF cannot be read stays as it lies.
+
+    `ImageOps.exif_transpose` also writes the EXIF anew, and fails on images that every viewer shows.
+    """
+    try:
+        return UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
+    except (OSError, ValueError, SyntaxError, TypeError, KeyError, struct.error):
+        return None
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """An image as 8-bit RGB, laid over white."""
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
@@ -125,16 +144,56 @@ def _rgb(image: Image.Image, *, shortest: int) -> Image.Image:
     return image.convert("RGB")
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Turn an image as its EXIF orientation asks; one whose EXIF cannot be read stays as it lies.
-
-    `ImageOps.exif_transpose` also writes the EXIF anew, and fails on images that every viewer shows.
-    """
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except (OSError, ValueError, SyntaxError, TypeError, KeyError, struct.error):
+def _scaled(image: Image.Image, resize: int) -> Image.Image:
+    """The central square of an RGB image; a strip one pixel high would grow without bound if all of it were scaled."""
+    if image.size == (resize, resize):
         return image
-    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    return image.resize((resize, resize), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+
+
+def _scaled_in_bands(image: Image.Image, turn: Image.Transpose | None, resize: int) -> Image.Image:
+    """What `_scaled` makes of an image once it is upright and RGB, bit by bit, without several copies of its size.
+
+    Of an image that is no higher than wide, Pillow narrows the rows, rounds, and then shortens the columns, so that the
+    first can be done for some rows at a time. Of others it may begin with the columns; those need one copy.
+    """
+    width, height = image.size[::-1] if turn in SIDEWAYS else image.size
+    wide = width >= height
+    if wide and width > BAND_PIXELS:
+        image = _without_ends(image, resize)
+        width = image.height if turn in SIDEWAYS else image.width
+    left = (width - height) / 2
+    whole = Image.new("RGB", (resize if wide else width, height))
+    step = max(1, BAND_PIXELS // width)
+    for first in range(0, height, step):
+        rows = min(step, height - first)
+        band = _rgb(_band(image, turn, first, first + rows))
+        if wide:
+            band = band.resize((resize, rows), Image.Resampling.BILINEAR, box=(left, 0, left + height, rows))
+        whole.paste(band, (0, first))
+    if wide:
+        return whole.resize((resize, resize), Image.Resampling.BILINEAR)
+    return _scaled(whole, resize)
+
+
+def _band(image: Image.Image, turn: Image.Transpose | None, first: int, last: int) -> Image.Image:
+    """Some rows of an image once it is upright."""
+    if turn in FROM_THE_END:
+        length = image.width if turn in SIDEWAYS else image.height
+        first, last = length - last, length - first
+    box = (first, 0, last, image.height) if turn in SIDEWAYS else (0, first, image.width, last)
+    band = image.crop(box)
+    return band if turn is None else band.transpose(turn)
+
+
+def _without_ends(image: Image.Image, resize: int) -> Image.Image:
+    """An image's central square, and around it as much as scaling looks at."""
+    side = min(image.size)
+    margin = 2 + -(-side // resize)
+    left, top = (max(0, (length - side) // 2 - margin) for length in image.size)
+    return image.crop((left, top, image.width - left, image.height - top))
 
 
 def _quiet_pillow() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from roost import preprocess
 from roost.errors import BadImage, TooLarge
 from roost.preprocess import FORMATS, Limits, centre, decode
 
@@ -122,6 +123,42 @@ def test_a_large_photograph_decoded_at_a_fraction_stays_close_to_the_whole():
 
 def test_a_strip_one_pixel_high_is_scaled_from_its_centre():
     assert decode(encoded(noise(1, 3000)), size=32, resize=32).shape == (32, 32, 3)
+
+
+def odd(mode: str) -> Image.Image:
+    """Noise in some mode, of the size of a band and a half in the tests below."""
+    image = noise(61, 97)
+    if mode == "I;16":
+        return Image.fromarray(np.random.default_rng(1).integers(0, 65536, (61, 97)).astype(np.uint16))
+    if mode in ("RGBA", "LA"):
+        image.putalpha(noise(61, 97).rotate(180).convert("L"))
+    return image.quantize(64) if mode == "P" else image.convert(mode)
+
+
+LAID_OVER = {"P": 3, "L": 200, "RGB": (1, 2, 3)}
+
+
+@pytest.mark.parametrize("transparent", [False, True])
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "CMYK"])
+def test_a_large_image_gives_the_same_pixels_in_bands_as_at_once(monkeypatch, mode, orientation, transparent):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"transparency": LAID_OVER[mode]} if transparent and mode in LAID_OVER else {}
+    kind = "JPEG" if mode == "CMYK" else "PNG"
+    for image in (
+        odd(mode),
+        odd(mode).crop((3, 0, 60, 57)),
+        odd(mode).crop((0, 5, 97, 17)),
+        odd(mode).crop((8, 0, 9, 61)),
+    ):
+        data = encoded(image, kind, exif=exif, **options)
+        for resize in (4, 57, 100):
+            at_once = decode(data, size=4, resize=resize)
+            for pixels in (1, 100, 333):
+                with monkeypatch.context() as patch:
+                    patch.setattr(preprocess, "BAND_PIXELS", pixels)
+                    assert np.array_equal(decode(data, size=4, resize=resize), at_once)
 
 
 @pytest.mark.parametrize(
