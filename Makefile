@@ -29,7 +29,7 @@ demo: .venv/installed ## Train, export, cluster, serve, index and search. IMAGES
 test: .venv/installed ## Run the test suite.
 	$(BIN)/python -m pytest
 
-soak: .venv/installed ## Run the tests of reliability in their long form; figures go to benchmarks/reliability.
+soak: .venv/installed .triton/installed ## Run the tests of reliability in their long form; figures go to benchmarks/reliability.
 	$(BIN)/python -m pytest --soak tests/serving/reliability
 
 check: lint types contracts proto-check test ## Everything that CI runs.
