@@ -14,6 +14,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+from roost import artifact
+from roost.client import AsyncClient
 from roost.errors import BackendUnavailable, StoreUnavailable
 from roost.v1 import gateway_pb2 as pb
 from roost.v1 import gateway_pb2_grpc
@@ -81,6 +83,39 @@ async def test_a_scrape_tells_what_was_done(gateway, stub, digits):
     assert samples["roost_in_flight_images", ()] == 0
     assert samples["roost_in_flight_images_limit", ()] == 512
     assert samples["roost_dependency_up", (("part", "store"),)] == 1
+
+
+async def test_a_scrape_tells_of_versions_that_come_and_go(settings, repository, tmp_path, digits):
+    models = tmp_path / "models" / "digits"
+    shutil.copytree(repository / "digits" / "1", models / "1")
+    chosen = settings.model_copy(update={"backend": f"onnx://{models.parent}", "reload_seconds": 0})
+    success = ("roost_repository_last_success_timestamp_seconds", ())
+    async with serving(chosen) as running, AsyncClient(running.address) as client:
+        await client.embed(digits[:1], model="digits")
+        assert list((await client.reload()).refused) == []
+        first = await scrape(running)
+        assert first["roost_stage_seconds_count", (("model", "digits@1"), ("stage", "infer"))] == 1
+        shutil.copytree(models / "1", models / "2")  # says that it is another version
+        assert list((await client.reload()).refused) == ["digits@2"]
+        second = await scrape(running)
+        assert second["roost_model_load_seconds_count", (("result", "error"),)] == 1
+        assert 0 < second[success] == first[success]
+        manifest = artifact.read(models / "2").model_copy(update={"version": 2})
+        artifact.write(models / "2", manifest, files=manifest.files)
+        shutil.rmtree(models / "1")
+        assert (await client.reload()).dropped == ["digits@1"]
+        third = await scrape(running)
+    assert third["roost_model_load_seconds_count", (("result", "ok"),)] == 1
+    assert third[success] > second[success]
+    of_versions = {
+        version: {name for name, labels in third if ("model", version) in labels}
+        for version in ("digits@1", "digits@2")
+    }
+    assert "roost_stage_seconds_bucket" in of_versions["digits@2"]
+    assert {name.removesuffix("_created").removesuffix("_total") for name in of_versions["digits@1"]} == {
+        "roost_anomalies",
+        "roost_images",
+    }
 
 
 async def test_openmetrics_is_given_to_whoever_asks(gateway):
