@@ -129,7 +129,7 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
     `ImageOps.exif_transpose` also writes the EXIF anew, and fails on images that every viewer shows.
     """
     try:
-        return UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
+        return UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except (OSError, ValueError, SyntaxError, TypeError, KeyError, struct.error):
         return None
 
