@@ -135,7 +135,7 @@ class Call:
                 request = await watch.context.read()
         except TimeoutError:
             raise DeadlineExceeded(f"No message came within {self._patience} s.")
-        if request is grpc.aio.EOF:  # pyright: ignore[reportAttributeAccessIssue]
+        if request is grpc.aio.EOF:
             raise BadRequest("The call has no message. Send one.", field="message")
         return self._parse(request)
 
