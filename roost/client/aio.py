@@ -217,18 +217,22 @@ class AsyncClient:
         """Make several calls at a time, each a pair of anything and a request or None; see `Client._together`."""
         waiting: deque[tuple[T, asyncio.Task[Any]]] = deque()
         first = None
+
+        async def settle() -> tuple[T, Any]:
+            nonlocal first
+            thing = waiting[0][0]
+            answer = await _settled(waiting.popleft()[1], on_error=on_error, answered=first is not None)
+            first = first or (None if isinstance(answer, RoostError) else answer)
+            return thing, answer
+
         try:
             async for thing, request in _in_thread(calls):
                 if len(waiting) >= (CALLS_IN_FLIGHT if first or pins.named(request) else 1):
-                    answer = await _settled(waiting[0][1], on_error=on_error, answered=first is not None)
-                    first = first or (None if isinstance(answer, RoostError) else answer)
-                    yield waiting.popleft()[0], answer
+                    yield await settle()
                 pinned = pins.pin(request, first)
                 waiting.append((thing, asyncio.create_task(self._answer(method, request, pinned=pinned))))
             while waiting:
-                answer = await _settled(waiting[0][1], on_error=on_error, answered=first is not None)
-                first = first or (None if isinstance(answer, RoostError) else answer)
-                yield waiting.popleft()[0], answer
+                yield await settle()
         finally:
             for _, task in waiting:
                 task.cancel()
@@ -266,6 +270,8 @@ async def _settled(answer: asyncio.Task[Any], *, on_error: batches.OnError, answ
         if batches.returns(error, on_error=on_error, answered=answered):
             return error
         raise
+    finally:
+        del answer  # it holds the error, whose traceback holds this: the connection would stay until that is collected
 
 
 async def _in_thread(things: Iterator[T]) -> AsyncIterator[T]:

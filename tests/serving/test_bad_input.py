@@ -364,7 +364,7 @@ async def test_refused_items_of_a_stream_are_counted(stub, gateway):
     large = pb.IngestItemsRequest(model="digits", item=pb.Item(image=b"\xff" * (10 * 1024 * 1024 + 1)))
     answers = [answer async for answer in stub.IngestItems(iter([large, large]))]
     assert [answer.outcome for answer in answers] == [pb.INGEST_OUTCOME_FAILED] * 2
-    assert (await samples(gateway, "roost_refused_total"))[(("reason", "TOO_LARGE"),)] == 2
+    assert (await samples(gateway, "roost_refused_total"))[(("reason", "TOO_LARGE"), ("rpc", "IngestItems"))] == 2
 
 
 async def test_a_message_that_cannot_be_parsed_is_a_bad_request(gateway):

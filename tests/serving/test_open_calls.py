@@ -63,7 +63,7 @@ async def test_a_key_that_holds_all_that_it_may_shuts_out_nobody_else(four):
     assert (await check).status == SERVING
     url = f"http://{running.http_address}/metrics"
     text = await asyncio.to_thread(lambda: urllib.request.urlopen(url).read().decode())
-    assert 'roost_refused_total{reason="OVERLOADED"} 1.0' in text
+    assert 'roost_refused_total{reason="OVERLOADED",rpc="ListModels"} 1.0' in text
     for stream in streams[:2]:
         await stream.done_writing()
         assert await stream.read() is grpc.aio.EOF

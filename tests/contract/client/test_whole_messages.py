@@ -1,5 +1,7 @@
 """What becomes of a long batch one of whose messages is refused, lost or would be too large."""
 
+import gc
+
 import grpc
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from roost import errors
+from roost.client import AsyncClient
 from roost.v1 import gateway_pb2 as pb
 
 MEBIBYTE = 1024 * 1024
@@ -111,3 +114,17 @@ def test_many_vectors_go_in_messages_of_the_size_that_is_set(peer, call):
         assert len(placements) == count
         assert max(sizes) <= limit["max_message_bytes"]
         sizes.clear()
+
+
+async def test_calls_that_failed_keep_no_connection(peer):
+    peer.answers["EmbedItems"] = refusing(errors.UnknownModel, first=1)
+    gc.collect()
+    gc.disable()  # whoever fails often should not depend on when it comes
+    try:
+        for wish in ("raise", "return") * 3:
+            async with AsyncClient(peer.target) as client:
+                with pytest.raises(errors.UnknownModel):
+                    await client.embed([b"\x01"], on_error=wish)
+        assert sum(type(thing).__name__ == "AioChannel" for thing in gc.get_objects()) <= 1  # gRPC's own last
+    finally:
+        gc.enable()
